@@ -1,0 +1,70 @@
+# make                build the four binaries, into build/
+# make package        the .deb and the .rpm, into dist/
+# sudo make demo      two game servers in a throw-away machine
+# sudo make test      all tests, also in booted Debian 12 and 13
+# make lint           formatting, go vet, staticcheck
+# make install        what the package installs, below DESTDIR
+# make clean
+
+VERSION = 0.1.0
+ARCH = $(shell go env GOARCH)
+DEB = dist/left4_$(VERSION)_$(ARCH).deb
+
+SHELL = /bin/bash
+.SHELLFLAGS = -eu -o pipefail -c
+
+# Where Go's own archive is unpacked to; sudo leaves it out of PATH.
+export PATH := $(PATH):/usr/local/go/bin
+# A Go older than go.mod, or staticcheck, asks for may fetch that one; Debian's would not, left to itself.
+export GOTOOLCHAIN ?= auto
+
+.PHONY: all deps build package demo test lint install clean
+
+all: build
+
+deps:
+	test/deps
+
+# No -buildvcs: git refuses to tell root about somebody else's checkout, and go then refuses to build.
+BUILD = go build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)'
+
+# SQLite is C, so left4d links to the C library of whoever runs it; the rest is all Go.
+build: deps
+	CGO_ENABLED=1 $(BUILD) -o build/left4d ./daemon/left4d
+	CGO_ENABLED=0 $(BUILD) -o build/left4-worker ./daemon/worker
+	CGO_ENABLED=0 $(BUILD) -o build/left4-overlay ./units/left4-overlay
+	CGO_ENABLED=0 $(BUILD) -o build/left4ctl ./client/left4ctl
+
+# One package serves Debian 12 and newer, wherever it was built: left4d must not need more than glibc 2.36. Linked
+# dynamically it needs 2.34 (a static one would see the users in /etc/passwd only, and not those of LDAP or homed).
+package: build
+	@needs=$$(readelf --version-info build/left4d | grep -o 'GLIBC_2\.[0-9]*' | sort -V | tail -n 1); \
+	if [[ $$(printf '%s\n' "$$needs" GLIBC_2.36 | sort -V | tail -n 1) != GLIBC_2.36 ]]; then \
+		echo "left4d needs $$needs, and Debian 12 has GLIBC_2.36" >&2; exit 1; \
+	fi
+	packaging/build $(VERSION) $(ARCH) build dist
+
+demo: package
+	LEFT4_DEB=$(CURDIR)/$(DEB) go run ./test/demo
+
+# Only root can boot machines. LEFT4_RING names the Debians to boot; without it those tests are skipped.
+TESTS = go test -race -json -count=1 -parallel=2 -timeout=25m ./... | go run ./test/tally
+test: lint package
+ifeq ($(shell id -u),0)
+	LEFT4_RING=bookworm,trixie LEFT4_DEB=$(CURDIR)/$(DEB) $(TESTS)
+else
+	@echo "not root: the tests in booted machines are left out; sudo make test runs them"
+	$(TESTS)
+endif
+
+lint: deps
+	@unformatted=$$(gofmt -l client daemon dbus polkit test units); \
+	[[ -z $$unformatted ]] || { echo "gofmt would change: $$unformatted" >&2; exit 1; }
+	go vet ./...
+	go run honnef.co/go/tools/cmd/staticcheck@v0.7.0 ./...
+
+install: package
+	dpkg-deb --fsys-tarfile $(DEB) | tar --extract --no-overwrite-dir --keep-directory-symlink --directory=$(DESTDIR)/
+
+clean:
+	rm -rf build dist

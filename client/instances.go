@@ -1,0 +1,178 @@
+package client
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/godbus/dbus/v5"
+
+	"left4.me/left4/dbus/names"
+)
+
+// InstanceSummary is what ListInstances tells of one instance.
+type InstanceSummary struct {
+	Name         string
+	Label        string
+	State        string // stopped, starting, running, stopping, restarting, failed
+	DesiredState string // running, stopped
+	Cause        string // why State is what it is, for people; may be empty
+	Blueprint    string // empty for an instance with a definition of its own
+	Port         uint16
+	Object       dbus.ObjectPath
+}
+
+// Instance is all that left4d tells anybody of one instance.
+type Instance struct {
+	InstanceSummary
+	Overlays       []Overlay // highest precedence first
+	Unit           string    // the systemd unit
+	Owner          uint32    // uid of who created it
+	Drifted        bool      // State is not DesiredState, and no job is about to mend that
+	PendingRestart bool      // what runs is not what the next start would give
+	MainPID        uint32    // 0 while nothing runs
+	StateSince     time.Time // zero where it is not known
+	Restarts       uint32    // automatic ones since somebody last started it
+	Limits         Limits
+}
+
+// JobOptions are the options of the methods that return a Job.
+type JobOptions struct {
+	// Timeout is when left4d gives the job up, which then ends as "timeout"; 0 leaves that to left4d.
+	// It counts in microseconds and from the moment the job is accepted.
+	Timeout time.Duration
+}
+
+func (o JobOptions) variants() map[string]dbus.Variant {
+	options := noOptions()
+	if o.Timeout > 0 {
+		options["timeout"] = dbus.MakeVariant(uint64(max(o.Timeout.Microseconds(), 1)))
+	}
+	return options
+}
+
+// CreateInstance defines an instance and reserves its name and port; nothing runs yet.
+// Errors: ErrInvalidName, ErrInvalidArgument, ErrInstanceExists, ErrNoSuchOverlay, ErrPortInUse, ErrNoFreePort,
+// ErrAccessDenied.
+func (c *Client) CreateInstance(ctx context.Context, name string, config Config) (dbus.ObjectPath, error) {
+	var object dbus.ObjectPath
+	err := c.manager(ctx, "CreateInstance", []any{name, config.variants(), noOptions()}, &object)
+	return object, err
+}
+
+// InitializeInstance renders an instance's files, unit settings and mount plan. With a config it first defines the
+// instance anew as the config says, or creates it if there is none. Errors as for CreateInstance and StartInstance.
+func (c *Client) InitializeInstance(ctx context.Context, name string, config Config) (*Job, error) {
+	return c.job(ctx, "InitializeInstance", name, config.variants(), noOptions())
+}
+
+// ConfigureInstance changes those keys of the definition that changes has; a running server has them from its next
+// start, limits at once. A list and the limits are replaced as a whole.
+// Errors: ErrNoSuchInstance, ErrInvalidArgument, ErrNoSuchOverlay, ErrPortInUse, ErrNoFreePort, ErrAccessDenied.
+func (c *Client) ConfigureInstance(ctx context.Context, name string, changes Config) error {
+	return c.manager(ctx, "ConfigureInstance", []any{name, changes.variants(), noOptions()})
+}
+
+// StartInstance renders, enables and starts; starting what runs is a success that does nothing.
+// Errors: ErrNoSuchInstance, ErrNotInstalled, ErrBusy, ErrQuotaExceeded, ErrAccessDenied.
+func (c *Client) StartInstance(ctx context.Context, name string, o JobOptions) (*Job, error) {
+	return c.job(ctx, "StartInstance", name, o.variants())
+}
+
+// StopInstance disables and stops; it ends a start of the same instance that is under way. Errors as StartInstance.
+func (c *Client) StopInstance(ctx context.Context, name string, o JobOptions) (*Job, error) {
+	return c.job(ctx, "StopInstance", name, o.variants())
+}
+
+// RestartInstance stops, renders and starts again, and starts what is stopped. Errors as StartInstance.
+func (c *Client) RestartInstance(ctx context.Context, name string, o JobOptions) (*Job, error) {
+	return c.job(ctx, "RestartInstance", name, o.variants())
+}
+
+// KillInstance disables and ends every process of the instance at once; it stays down. Errors as StartInstance.
+func (c *Client) KillInstance(ctx context.Context, name string, o JobOptions) (*Job, error) {
+	return c.job(ctx, "KillInstance", name, o.variants())
+}
+
+// ResetInstance stops and removes all that the server wrote; the definition stays. Errors as StartInstance.
+func (c *Client) ResetInstance(ctx context.Context, name string, o JobOptions) (*Job, error) {
+	return c.job(ctx, "ResetInstance", name, o.variants())
+}
+
+// DeleteInstance is ResetInstance, and the definition goes too. Deleting what is not there succeeds.
+func (c *Client) DeleteInstance(ctx context.Context, name string, o JobOptions) (*Job, error) {
+	return c.job(ctx, "DeleteInstance", name, o.variants())
+}
+
+// GetInstance returns all that is known of one instance, or ErrNoSuchInstance.
+func (c *Client) GetInstance(ctx context.Context, name string) (Instance, error) {
+	object, err := c.object(ctx, name)
+	if err != nil {
+		return Instance{}, err
+	}
+	p, err := c.properties(ctx, object, names.Instance)
+	if err != nil {
+		return Instance{}, gone(err, ErrNoSuchInstance, "instance "+name)
+	}
+	i := Instance{InstanceSummary: InstanceSummary{Object: object}}
+	var since uint64
+	p.get("Name", &i.Name)
+	p.get("Label", &i.Label)
+	p.get("Blueprint", &i.Blueprint)
+	p.get("Overlays", &i.Overlays)
+	p.get("Port", &i.Port)
+	p.get("Unit", &i.Unit)
+	p.get("Owner", &i.Owner)
+	p.get("State", &i.State)
+	p.get("DesiredState", &i.DesiredState)
+	p.get("Drifted", &i.Drifted)
+	p.get("PendingRestart", &i.PendingRestart)
+	p.get("Cause", &i.Cause)
+	p.get("MainPID", &i.MainPID)
+	p.get("StateSince", &since)
+	p.get("Restarts", &i.Restarts)
+	limits := map[string]dbus.Variant{}
+	p.get("Limits", &limits)
+	i.StateSince = moment(since)
+	if p.err != nil {
+		return Instance{}, p.err
+	}
+	i.Limits, _, err = decodeLimits(limits)
+	return i, err
+}
+
+// GetInstanceConfig returns the definition of an instance, as CreateInstance accepts it back.
+// Errors: ErrNoSuchInstance, ErrAccessDenied; and one if this package does not know all of its keys.
+func (c *Client) GetInstanceConfig(ctx context.Context, name string) (Config, error) {
+	object, err := c.object(ctx, name)
+	if err != nil {
+		return Config{}, err
+	}
+	var values map[string]dbus.Variant
+	if err := c.call(ctx, object, names.Instance, "GetConfig", nil, &values); err != nil {
+		return Config{}, gone(err, ErrNoSuchInstance, "instance "+name)
+	}
+	return decodeConfig(values)
+}
+
+// ListInstances returns all instances, by name.
+func (c *Client) ListInstances(ctx context.Context) ([]InstanceSummary, error) {
+	var list []InstanceSummary
+	err := c.manager(ctx, "ListInstances", []any{noOptions()}, &list)
+	return list, err
+}
+
+func (c *Client) object(ctx context.Context, name string) (dbus.ObjectPath, error) {
+	var object dbus.ObjectPath
+	err := c.manager(ctx, "GetInstance", []any{name}, &object)
+	return object, err
+}
+
+// gone makes the error that the Manager would give out of what an object that has just gone answers.
+func gone(err, named error, what string) error {
+	e, ok := err.(*Error)
+	if ok && (e.Is(errUnknownObject) || e.Is(errUnknownInterface)) {
+		return &Error{Name: named.(*Error).Name, Message: fmt.Sprintf("%s is gone", what)}
+	}
+	return err
+}

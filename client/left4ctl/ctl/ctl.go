@@ -1,0 +1,347 @@
+// Package ctl is left4ctl, the command line of left4.
+//
+// Its rules:
+//
+//   - Standard output carries what was asked for and nothing else: tables, status, JSON, a job's path, help. Steps,
+//     counts of nothing, errors and hints go to standard error. "Nothing found" is no error.
+//   - An error is one line "left4ctl: cannot …", then "left4ctl: hint: …" lines wherever there is a next step.
+//   - Exit status: 0 done, 1 failed, 2 not understood; status NAME also 3 (stopped or failed) and 4 (no such instance).
+//   - Whatever was written by others (names, labels, causes, steps) passes clean before it is printed: a server's name
+//     must not be able to steer a terminal. JSON is printed in the same spirit.
+//   - The fields of --json are a promise: they keep name, type and meaning, and new ones may come.
+//   - Nothing asks back, so that scripts and people get the same. Only polkit may ask, through its own agent.
+//   - Every verb stands in one table, verbs, of which help is made.
+//   - Only main ends the process; only logs replaces it.
+package ctl
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/spf13/pflag"
+	"golang.org/x/term"
+
+	"left4.me/left4/client"
+)
+
+const (
+	exitOK      = 0
+	exitFailure = 1
+	exitUsage   = 2
+	exitStopped = 3 // as systemctl status
+	exitUnknown = 4
+)
+
+// command is one verb.
+type command struct {
+	name    string // one or two words
+	args    string // what follows it, for the synopsis
+	group   string
+	summary string // one line, below its name in the list of verbs
+	help    string // whole sentences
+	min     int    // how many arguments it needs
+	max     int    // and takes, -1 is any number
+	changes bool   // it changes something, so polkit may have to ask
+	flags   func(*invocation, *pflag.FlagSet)
+	run     func(*invocation) error
+}
+
+// invocation is one run of left4ctl.
+type invocation struct {
+	ctx      context.Context
+	version  string
+	command  *command
+	args     []string
+	stdin    io.Reader
+	stdout   *output
+	stderr   *output
+	terminal bool // standard error is one
+	dial     func(context.Context) (*client.Client, error)
+
+	quiet         bool
+	noAskPassword bool
+	noLegend      bool
+	json          bool
+	noWait        bool
+	follow        bool
+	lines         string
+	file          string
+	timeout       timeout
+	settings      settings
+
+	c     *client.Client
+	agent *agent
+	mu    sync.Mutex // one line at a time
+}
+
+// exitCode is an end that has been told already.
+type exitCode int
+
+func (exitCode) Error() string { return "told already" }
+
+// usageError is a command line that cannot be understood.
+type usageError struct {
+	text string
+	hint string
+}
+
+func (e *usageError) Error() string { return e.text }
+
+func usagef(format string, args ...any) error { return &usageError{text: fmt.Sprintf(format, args...)} }
+
+// output remembers the first error of a stream, so that what did not arrive is not taken for done.
+type output struct {
+	w   io.Writer
+	err error
+}
+
+func (o *output) Write(b []byte) (int, error) {
+	if o.err != nil {
+		return 0, o.err
+	}
+	n, err := o.w.Write(b)
+	o.err = err
+	return n, err
+}
+
+// Run is left4ctl with its arguments, without the program's name. It returns the exit status.
+func Run(ctx context.Context, version string, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	return newInvocation(ctx, version, stdin, stdout, stderr).run(args)
+}
+
+func newInvocation(ctx context.Context, version string, stdin io.Reader, stdout, stderr io.Writer) *invocation {
+	return &invocation{
+		ctx: ctx, version: version,
+		stdin: stdin, stdout: &output{w: stdout}, stderr: &output{w: stderr},
+		terminal: isTerminal(stderr),
+		dial:     client.Dial,
+	}
+}
+
+func (v *invocation) run(args []string) int {
+	err := v.parse(args)
+	if err == nil {
+		err = v.command.run(v)
+	}
+	if v.agent != nil {
+		v.agent.stop()
+	}
+	if v.c != nil {
+		v.c.Close()
+	}
+	if v.stdout.err != nil {
+		err = fmt.Errorf("cannot write the output: %w", plain(v.stdout.err))
+	}
+	var code exitCode
+	var usage *usageError
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.As(err, &code):
+		return int(code)
+	case errors.As(err, &usage):
+		v.complain(usage.text)
+		if usage.hint == "" && v.command != nil {
+			usage.hint = "left4ctl help " + v.command.name
+		}
+		v.hint(usage.hint)
+		return exitUsage
+	}
+	v.complain(err.Error())
+	return exitFailure
+}
+
+// parse finds the verb, which may stand before, between or behind flags, and reads the rest as it asks for.
+func (v *invocation) parse(args []string) error {
+	words, rest := findVerb(args)
+	fs := v.flagSet(&command{})
+	if len(words) == 0 {
+		v.command = nil
+		if err := v.readFlags(fs, rest); err != nil {
+			return err
+		}
+		if help, _ := fs.GetBool("help"); help {
+			v.command = find("help")
+			return nil
+		}
+		if version, _ := fs.GetBool("version"); version {
+			v.command = find("version")
+			return nil
+		}
+		return &usageError{text: "needs a verb", hint: "left4ctl help"}
+	}
+	v.command = find(strings.Join(words, " "))
+	if v.command == nil {
+		return unknownVerb(words)
+	}
+	fs = v.flagSet(v.command)
+	if err := v.readFlags(fs, rest); err != nil {
+		return err
+	}
+	v.args = fs.Args()
+	if help, _ := fs.GetBool("help"); help {
+		v.args, v.command = strings.Fields(v.command.name), find("help")
+		return nil
+	}
+	if version, _ := fs.GetBool("version"); version {
+		v.args, v.command = nil, find("version")
+		return nil
+	}
+	switch n := len(v.args); {
+	case n < v.command.min:
+		return usagef("%s needs %s", v.command.name, v.command.args)
+	case v.command.max >= 0 && n > v.command.max:
+		return usagef("%s does not take %q", v.command.name, v.args[v.command.max])
+	}
+	return nil
+}
+
+// findVerb takes the words of the verb out of the arguments: the first that are no flags. A flag in front of them that
+// takes a value has to take it with "=", because what -f means depends on the verb.
+func findVerb(args []string) (words, rest []string) {
+	want := 1
+	for i, a := range args {
+		if len(words) == want || a == "--" {
+			return words, append(rest, args[i:]...)
+		}
+		if len(a) > 1 && a[0] == '-' {
+			rest = append(rest, a)
+			continue
+		}
+		words = append(words, a)
+		if len(words) == 1 && slices.ContainsFunc(verbs(), func(c command) bool { return strings.HasPrefix(c.name, a+" ") }) {
+			want = 2
+		}
+	}
+	return words, rest
+}
+
+// flagSet has the flags of all verbs and those of this one.
+func (v *invocation) flagSet(c *command) *pflag.FlagSet {
+	fs := pflag.NewFlagSet(c.name, pflag.ContinueOnError)
+	fs.SortFlags = false
+	if c.flags != nil {
+		c.flags(v, fs)
+	}
+	fs.BoolVarP(&v.quiet, "quiet", "q", false, "print neither steps nor headings")
+	if c.changes || c.name == "" {
+		fs.BoolVar(&v.noAskPassword, "no-ask-password", false, "do not let polkit ask for a password")
+	}
+	fs.BoolP("help", "h", false, "print this help")
+	fs.Bool("version", false, "print the version")
+	return fs
+}
+
+const repeatable = "repeatable"
+
+// readFlags reads the flags, each once if it is not made to be repeated: the second would silently win.
+func (v *invocation) readFlags(fs *pflag.FlagSet, args []string) error {
+	seen := map[string]bool{}
+	fs.Usage = func() {}
+	fs.SetOutput(io.Discard)
+	err := fs.ParseAll(args, func(f *pflag.Flag, value string) error {
+		if seen[f.Name] && f.Annotations[repeatable] == nil {
+			return usagef("--%s is given twice", f.Name)
+		}
+		seen[f.Name] = true
+		if err := fs.Set(f.Name, value); err != nil {
+			var invalid *pflag.InvalidValueError
+			if errors.As(err, &invalid) {
+				return usagef("--%s: %v", f.Name, invalid.Unwrap())
+			}
+			return usagef("%v", err)
+		}
+		return nil
+	})
+	var usage *usageError
+	if err != nil && !errors.As(err, &usage) {
+		return usagef("%v", err)
+	}
+	return err
+}
+
+// connect dials left4d, once. Before something is changed it sees to it that polkit has somebody to ask.
+func (v *invocation) connect() (*client.Client, error) {
+	if v.c != nil {
+		return v.c, nil
+	}
+	if v.command.changes && wantsAgent(v.noAskPassword, os.Geteuid(), isTerminal(v.stdin)) {
+		v.agent = startAgent(v.ctx)
+	}
+	c, err := v.dial(v.ctx)
+	if err != nil {
+		v.complain(err.Error())
+		v.hints(err, "")
+		return nil, exitCode(exitFailure)
+	}
+	c.NoInteraction = v.noAskPassword
+	v.c = c
+	return c, nil
+}
+
+// say tells a step, or what was done.
+func (v *invocation) say(format string, args ...any) {
+	if v.quiet {
+		return
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	fmt.Fprintln(v.stderr, clean(fmt.Sprintf(format, args...)))
+}
+
+func (v *invocation) complain(text string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	fmt.Fprintln(v.stderr, "left4ctl: "+clean(text))
+}
+
+func (v *invocation) hint(text string) {
+	if text == "" {
+		return
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	fmt.Fprintln(v.stderr, "left4ctl: hint: "+clean(text))
+}
+
+func isTerminal(stream any) bool {
+	f, ok := stream.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+func find(name string) *command {
+	for _, c := range verbs() {
+		if c.name == name {
+			return &c
+		}
+	}
+	return nil
+}
+
+func unknownVerb(words []string) error {
+	said := strings.Join(words, " ")
+	var all []string
+	var below []string
+	for _, c := range verbs() {
+		all = append(all, c.name)
+		if strings.HasPrefix(c.name, words[0]+" ") {
+			below = append(below, c.name)
+		}
+	}
+	e := &usageError{text: fmt.Sprintf("unknown verb %q", said), hint: "left4ctl help"}
+	if near := nearest(said, all); near != "" {
+		e.hint = "did you mean left4ctl " + near + "?"
+	} else if len(below) > 0 {
+		e.hint = "there is left4ctl " + strings.Join(below, ", left4ctl ")
+		if len(words) == 1 {
+			e.text = said + " needs a verb"
+		}
+	}
+	return e
+}

@@ -1,0 +1,418 @@
+package ctl
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"os/user"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/pflag"
+
+	"left4.me/left4/client"
+)
+
+func runCreate(v *invocation) error {
+	name := v.args[0]
+	config, err := v.settings.result(client.Limits{})
+	if err != nil {
+		return err
+	}
+	c, err := v.connect()
+	if err != nil {
+		return err
+	}
+	if _, err := c.CreateInstance(v.ctx, name, config); err != nil {
+		return v.failed("create", name, err)
+	}
+	// Which port it got is worth a look; that it is there is certain without it.
+	if i, err := c.GetInstance(v.ctx, name); err == nil {
+		v.say("%s: created, port %d", name, i.Port)
+	} else {
+		v.say("%s: created", name)
+	}
+	return nil
+}
+
+func runInitialize(v *invocation) error {
+	name := v.args[0]
+	var config client.Config
+	if v.file != "" {
+		var err error
+		if config, err = v.spec(); err != nil {
+			return fmt.Errorf("cannot initialize %s: %w", name, err)
+		}
+	}
+	c, err := v.connect()
+	if err != nil {
+		return err
+	}
+	return v.jobs("initialize", []string{name}, func(name string) (*client.Job, error) {
+		return c.InitializeInstance(v.ctx, name, config)
+	})
+}
+
+// spec reads the spec file, or standard input for "-"; there it does not wait for more when it is told to end.
+func (v *invocation) spec() (client.Config, error) {
+	if v.file != "-" {
+		f, err := os.Open(v.file)
+		if err != nil {
+			return client.Config{}, fmt.Errorf("%s: %w", v.file, plain(err))
+		}
+		defer f.Close()
+		return readSpec(v.file, f)
+	}
+	type answer struct {
+		config client.Config
+		err    error
+	}
+	done := make(chan answer, 1)
+	go func() {
+		config, err := readSpec("standard input", v.stdin)
+		done <- answer{config, err}
+	}()
+	select {
+	case a := <-done:
+		return a.config, a.err
+	case <-v.ctx.Done():
+		return client.Config{}, errors.New("interrupted")
+	}
+}
+
+func runConfigure(v *invocation) error {
+	name := v.args[0]
+	for _, a := range v.args[1:] {
+		if err := v.settings.assign(a); err != nil {
+			return err
+		}
+	}
+	// The bus takes limits as a whole, so those that stay have to be known.
+	var before client.Limits
+	changes, err := v.settings.result(before)
+	if err != nil {
+		return err
+	}
+	if changes.Empty() {
+		return usagef("configure needs something to change")
+	}
+	c, err := v.connect()
+	if err != nil {
+		return err
+	}
+	if v.settings.changesLimits() {
+		now, err := c.GetInstanceConfig(v.ctx, name)
+		if err != nil {
+			return v.failed("configure", name, err)
+		}
+		if now.Limits != nil {
+			before = *now.Limits
+		}
+		if changes, err = v.settings.result(before); err != nil {
+			return err
+		}
+	}
+	if err := c.ConfigureInstance(v.ctx, name, changes); err != nil {
+		return v.failed("configure", name, err)
+	}
+	v.say("%s: configured", name)
+	if i, err := c.GetInstance(v.ctx, name); err == nil && i.PendingRestart && !v.quiet {
+		v.hint("the running server has it from its next start: left4ctl restart " + name)
+	}
+	return nil
+}
+
+// runLifecycle is all verbs that ask for one job for each name.
+func runLifecycle(call func(*client.Client, context.Context, string, client.JobOptions) (*client.Job, error)) func(*invocation) error {
+	return func(v *invocation) error {
+		c, err := v.connect()
+		if err != nil {
+			return err
+		}
+		return v.jobs(v.command.name, v.args, func(name string) (*client.Job, error) {
+			return call(c, v.ctx, name, v.jobOptions())
+		})
+	}
+}
+
+// instanceJSON is an instance in list --json and, with the second half, in status --json.
+type instanceJSON struct {
+	Name         string `json:"name"`
+	Label        string `json:"label"`
+	State        string `json:"state"`
+	DesiredState string `json:"desired_state"`
+	Cause        string `json:"cause"`
+	Blueprint    string `json:"blueprint"`
+	Port         uint16 `json:"port"`
+	Object       string `json:"object"`
+}
+
+type statusJSON struct {
+	instanceJSON
+	Overlays       []overlayJSON     `json:"overlays"`
+	Unit           string            `json:"unit"`
+	Owner          uint32            `json:"owner"`
+	Drifted        bool              `json:"drifted"`
+	PendingRestart bool              `json:"pending_restart"`
+	MainPID        uint32            `json:"main_pid"`
+	StateSince     *string           `json:"state_since"`
+	Restarts       uint32            `json:"restarts"`
+	Limits         map[string]string `json:"limits"`
+}
+
+type overlayJSON struct {
+	Name  string `json:"name"`
+	Alias string `json:"alias"`
+}
+
+type serviceJSON struct {
+	Version      string         `json:"version"`
+	GameRevision uint32         `json:"game_revision"`
+	Instances    int            `json:"instances"`
+	States       map[string]int `json:"states"`
+}
+
+func asJSON(i client.InstanceSummary) instanceJSON {
+	return instanceJSON{i.Name, i.Label, i.State, i.DesiredState, i.Cause, i.Blueprint, i.Port, string(i.Object)}
+}
+
+func runList(v *invocation) error {
+	c, err := v.connect()
+	if err != nil {
+		return err
+	}
+	list, err := c.ListInstances(v.ctx)
+	if err != nil {
+		return v.failed("list the instances", "", err)
+	}
+	if v.json {
+		all := make([]instanceJSON, 0, len(list))
+		for _, i := range list {
+			all = append(all, asJSON(i))
+		}
+		return printJSON(v.stdout, all)
+	}
+	var rows [][]string
+	for _, i := range list {
+		rows = append(rows, []string{i.Name, i.State, i.DesiredState, strconv.Itoa(int(i.Port)), i.Label, i.Cause})
+	}
+	v.table([]string{"NAME", "STATE", "DESIRED", "PORT", "LABEL", "CAUSE"}, rows, "instance")
+	return nil
+}
+
+func runStatus(v *invocation) error {
+	c, err := v.connect()
+	if err != nil {
+		return err
+	}
+	if len(v.args) == 0 {
+		return v.serviceStatus(c)
+	}
+	name := v.args[0]
+	i, err := c.GetInstance(v.ctx, name)
+	if client.IsNoSuchInstance(err) {
+		v.failed("show", name, err)
+		return exitCode(exitUnknown)
+	}
+	if err != nil {
+		return v.failed("show", name, err)
+	}
+	if err := v.showInstance(i); err != nil {
+		return err
+	}
+	if i.Drifted && !v.json && !v.quiet {
+		if i.DesiredState == "running" {
+			v.hint("it should be running: left4ctl start " + name + " (left4ctl stop " + name + " if it should not)")
+		} else {
+			v.hint("it should be stopped: left4ctl stop " + name + " (left4ctl start " + name + " if it should not)")
+		}
+	}
+	if i.State == "stopped" || i.State == "failed" {
+		return exitCode(exitStopped)
+	}
+	return nil
+}
+
+func (v *invocation) showInstance(i client.Instance) error {
+	names, values := shownLimits(i.Limits)
+	if v.json {
+		s := statusJSON{
+			instanceJSON: asJSON(i.InstanceSummary), Overlays: []overlayJSON{}, Unit: i.Unit, Owner: i.Owner,
+			Drifted: i.Drifted, PendingRestart: i.PendingRestart, MainPID: i.MainPID, StateSince: stamp(i.StateSince),
+			Restarts: i.Restarts, Limits: map[string]string{},
+		}
+		for _, o := range i.Overlays {
+			s.Overlays = append(s.Overlays, overlayJSON(o))
+		}
+		for n := range names {
+			s.Limits[names[n]] = values[n]
+		}
+		return printJSON(v.stdout, s)
+	}
+	title := i.Name
+	if i.Label != "" {
+		title += " - " + i.Label
+	}
+	fmt.Fprintln(v.stdout, clean(title))
+	state := i.State
+	if since := when(i.StateSince); since != "" {
+		state += " since " + since
+	}
+	desired := i.DesiredState
+	if i.Drifted {
+		desired += " (drifted)"
+	}
+	if i.PendingRestart {
+		desired += " (changed since it was started: restart pending)"
+	}
+	var overlays, limits []string
+	for _, o := range i.Overlays {
+		text := o.Name
+		if o.Alias != "" {
+			text += ":" + o.Alias
+		}
+		overlays = append(overlays, text)
+	}
+	for n := range names {
+		limits = append(limits, names[n]+"="+values[n])
+	}
+	pid := ""
+	if i.MainPID != 0 {
+		pid = strconv.FormatUint(uint64(i.MainPID), 10)
+	}
+	v.sheet([][2]string{
+		{"State", state},
+		{"Desired", desired},
+		{"Cause", i.Cause},
+		{"Port", strconv.Itoa(int(i.Port))},
+		{"Overlays", strings.Join(overlays, ", ")},
+		{"Limits", strings.Join(limits, ", ")},
+		{"Main PID", pid},
+		{"Restarts", strconv.FormatUint(uint64(i.Restarts), 10)},
+		{"Owner", userName(i.Owner)},
+		{"Unit", i.Unit},
+	})
+	return nil
+}
+
+func (v *invocation) serviceStatus(c *client.Client) error {
+	service, err := c.Service(v.ctx)
+	if err != nil {
+		return v.failed("show the state of left4d", "", err)
+	}
+	list, err := c.ListInstances(v.ctx)
+	if err != nil {
+		return v.failed("list the instances", "", err)
+	}
+	states := map[string]int{}
+	for _, i := range list {
+		states[i.State]++
+	}
+	if v.json {
+		return printJSON(v.stdout, serviceJSON{service.Version, service.GameRevision, len(list), states})
+	}
+	game := "not installed"
+	if service.GameRevision != 0 {
+		game = fmt.Sprintf("revision %d", service.GameRevision)
+	}
+	var parts []string
+	for _, state := range []string{"running", "starting", "restarting", "stopping", "stopped", "failed"} {
+		if states[state] > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", states[state], state))
+		}
+	}
+	instances := strconv.Itoa(len(list))
+	if len(parts) > 0 {
+		instances += " (" + strings.Join(parts, ", ") + ")"
+	}
+	v.sheet([][2]string{{"left4d", service.Version}, {"Game", game}, {"Instances", instances}})
+	if service.GameRevision == 0 && !v.quiet {
+		v.hint(importHint)
+	}
+	return nil
+}
+
+// userName is the name of a user, or the uid of one who has none.
+func userName(uid uint32) string {
+	id := strconv.FormatUint(uint64(uid), 10)
+	if u, err := user.LookupId(id); err == nil {
+		return u.Username
+	}
+	return id
+}
+
+// validName is what left4d takes for a name. It is checked here only where a name does not go to left4d.
+var validName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,63}$`)
+
+// runLogs becomes journalctl: it follows, pages and filters by rights better than we could.
+func runLogs(v *invocation) error {
+	name := v.args[0]
+	if !validName.MatchString(name) {
+		return fmt.Errorf("cannot show the log of %s: it is no name of an instance", name)
+	}
+	args := []string{"journalctl", "-u", "left4-server@" + name + ".service"}
+	if v.lines != "" {
+		if _, err := strconv.ParseUint(v.lines, 10, 31); err != nil && v.lines != "all" {
+			return usagef("--lines: %q is no number", v.lines)
+		}
+		args = append(args, "-n", v.lines)
+	}
+	if v.follow {
+		args = append(args, "-f")
+	}
+	program, err := exec.LookPath("journalctl")
+	if err != nil {
+		return fmt.Errorf("cannot show the log of %s: journalctl is not installed", name)
+	}
+	err = syscall.Exec(program, args, os.Environ())
+	return fmt.Errorf("cannot show the log of %s: %s: %w", name, program, err)
+}
+
+func logsFlags(v *invocation, fs *pflag.FlagSet) {
+	fs.StringVarP(&v.lines, "lines", "n", "", "show the newest `N` lines, or all")
+	fs.BoolVarP(&v.follow, "follow", "f", false, "go on showing new lines")
+}
+
+func initializeFlags(v *invocation, fs *pflag.FlagSet) {
+	fs.StringVarP(&v.file, "file", "f", "", "the spec `FILE`, - for standard input")
+	noWaitFlag(v, fs)
+}
+
+func tableFlags(v *invocation, fs *pflag.FlagSet) {
+	jsonFlag(v, fs)
+	fs.BoolVar(&v.noLegend, "no-legend", false, "print neither headings nor a count")
+}
+
+func jsonFlag(v *invocation, fs *pflag.FlagSet) {
+	fs.BoolVar(&v.json, "json", false, "print JSON")
+}
+
+func runVersion(v *invocation) error {
+	fmt.Fprintf(v.stdout, "left4ctl %s\n", v.version)
+	// The own version is known whatever happens; that of left4d is more of a courtesy.
+	c, err := v.dial(v.ctx)
+	if err != nil {
+		return nil
+	}
+	defer c.Close()
+	c.NoInteraction = true
+	if service, err := c.Service(v.ctx); err == nil {
+		fmt.Fprintf(v.stdout, "left4d %s\n", clean(service.Version))
+	}
+	return nil
+}
+
+// plain is an error without the path and the system call that package os puts in front.
+func plain(err error) error {
+	var p *fs.PathError
+	if errors.As(err, &p) && !errors.Is(err, io.EOF) {
+		return p.Err
+	}
+	return err
+}

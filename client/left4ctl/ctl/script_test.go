@@ -1,0 +1,182 @@
+package ctl
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/godbus/dbus/v5"
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"left4.me/left4/client"
+	"left4.me/left4/client/clienttest"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"left4ctl": func() {
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+		context.AfterFunc(ctx, stop)
+		v := newInvocation(ctx, "0.1.0", os.Stdin, os.Stdout, os.Stderr)
+		v.dial = func(ctx context.Context) (*client.Client, error) {
+			c, err := client.Dial(ctx)
+			// A script that is not about patience does not want to see its end.
+			if text := os.Getenv("TEST_PATIENCE"); err == nil && text != "" {
+				c.Patience, err = time.ParseDuration(text)
+			}
+			return c, err
+		}
+		os.Exit(v.run(os.Args[1:]))
+	}})
+}
+
+// Each script in testdata has a bus and a fake left4d of its own, which the command left4d steers:
+//
+//	left4d instance NAME PORT [Property=value…]   define an instance
+//	left4d limits NAME [Limit=NUMBER…]            its limits, in its definition and as a property
+//	left4d job TARGET [Property=value…]           a job that has been
+//	left4d plan KIND [step=TEXT | progress=FRACTION:TEXT | result=R | cause=TEXT | hold | early | forget]…
+//	left4d fail METHOD ERROR MESSAGE              let a method fail
+//	left4d await KIND                             wait until a job is held
+//	left4d release | stop | start | forget        end held jobs; leave the bus; come back; forget all jobs
+//	left4d calls | left4d imported                print the changing calls, or what the last import held
+func TestScripts(t *testing.T) {
+	t.Parallel()
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata",
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		UpdateScripts:       os.Getenv("TESTS_UPDATE_GOLDEN") != "",
+		Setup: func(env *testscript.Env) error {
+			tb := env.T().(testing.TB)
+			bus := clienttest.StartBus(tb)
+			env.Values["left4d"] = clienttest.StartDaemon(tb, bus)
+			env.Setenv("DBUS_SYSTEM_BUS_ADDRESS", bus.Address)
+			env.Setenv("TZ", "UTC")
+			env.Setenv("GORACE", "atexit_sleep_ms=0") // else each left4ctl of a test with -race stays for a second
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"left4d": steer},
+	})
+}
+
+func steer(ts *testscript.TestScript, neg bool, args []string) {
+	d := ts.Value("left4d").(*clienttest.Daemon)
+	if neg || len(args) == 0 {
+		ts.Fatalf("usage: left4d VERB …")
+	}
+	verb, args := args[0], args[1:]
+	switch verb {
+	case "instance":
+		port, err := strconv.ParseUint(args[1], 10, 16)
+		ts.Check(err)
+		d.AddInstance(args[0], uint16(port), properties(args[2:]))
+	case "limits":
+		limits := map[string]dbus.Variant{}
+		for _, a := range args[1:] {
+			name, value, _ := strings.Cut(a, "=")
+			n, err := strconv.ParseUint(value, 10, 64)
+			ts.Check(err)
+			limits[name] = dbus.MakeVariant(n)
+		}
+		d.SetLimits(args[0], limits)
+	case "job":
+		d.AddJob(args[0], properties(args[1:]))
+	case "plan":
+		var p clienttest.Plan
+		for _, a := range args[1:] {
+			name, value, _ := strings.Cut(a, "=")
+			switch name {
+			case "step":
+				p.Steps = append(p.Steps, clienttest.Step{Status: unescape(value), Progress: -1})
+			case "progress":
+				fraction, status, _ := strings.Cut(value, ":")
+				n, err := strconv.ParseFloat(fraction, 64)
+				ts.Check(err)
+				p.Steps = append(p.Steps, clienttest.Step{Status: status, Progress: n})
+			case "result":
+				p.Result = value
+			case "cause":
+				p.Cause = unescape(value)
+			case "hold":
+				p.Hold = true
+			case "early":
+				p.Early = true
+			case "forget":
+				p.Forget = true
+			default:
+				ts.Fatalf("unknown plan %q", a)
+			}
+		}
+		d.SetPlan(args[0], p)
+	case "fail":
+		d.Fail(args[0], args[1], args[2])
+	case "await":
+		d.AwaitHeld(args[0])
+	case "release":
+		d.Release()
+	case "stop":
+		d.Stop()
+	case "start":
+		d.Start()
+	case "forget":
+		d.ForgetJobs()
+	case "calls":
+		fmt.Fprint(ts.Stdout(), lines(d.Calls()))
+	case "imported":
+		fmt.Fprint(ts.Stdout(), lines(d.Imported()))
+	default:
+		ts.Fatalf("unknown verb %q", verb)
+	}
+}
+
+func lines(list []string) string {
+	if len(list) == 0 {
+		return ""
+	}
+	return strings.Join(list, "\n") + "\n"
+}
+
+// unescape lets a script write control characters.
+func unescape(s string) string {
+	if u, err := strconv.Unquote(`"` + s + `"`); err == nil {
+		return u
+	}
+	return s
+}
+
+// properties reads Name=value with the types that the bus interface gives them.
+func properties(args []string) map[string]any {
+	p := map[string]any{}
+	for _, a := range args {
+		name, value, _ := strings.Cut(a, "=")
+		switch name {
+		case "Drifted", "PendingRestart", "Cancelable":
+			p[name] = value == "true"
+		case "Owner", "MainPID", "Restarts", "Requester":
+			n, _ := strconv.ParseUint(value, 10, 32)
+			p[name] = uint32(n)
+		case "StateSince", "Created", "Started", "Finished":
+			n, _ := strconv.ParseUint(value, 10, 64)
+			p[name] = n
+		case "Progress":
+			n, _ := strconv.ParseFloat(value, 64)
+			p[name] = n
+		case "Overlays":
+			list := []client.Overlay{}
+			for _, o := range strings.Split(value, ",") {
+				overlay, alias, _ := strings.Cut(o, ":")
+				list = append(list, client.Overlay{Name: overlay, Alias: alias})
+			}
+			p[name] = list
+		default:
+			p[name] = unescape(value)
+		}
+	}
+	return p
+}

@@ -1,0 +1,179 @@
+package ctl
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+	"unicode"
+	"unicode/utf8"
+)
+
+// clean makes text harmless for a terminal and a table, and keeps it on one line: control and format characters
+// (escape sequences, line breaks, tabs, marks that turn the direction of writing) and bytes that are no UTF-8 are
+// written as Go would write them.
+func clean(s string) string {
+	plain := true
+	for _, r := range s {
+		plain = plain && harmless(r)
+	}
+	if plain && utf8.ValidString(s) {
+		return s
+	}
+	var b strings.Builder
+	for len(s) > 0 {
+		r, n := utf8.DecodeRuneInString(s)
+		switch {
+		case r == utf8.RuneError && n == 1:
+			fmt.Fprintf(&b, `\x%02x`, s[0])
+		case harmless(r):
+			b.WriteString(s[:n])
+		default:
+			quoted := strconv.QuoteToASCII(s[:n])
+			b.WriteString(quoted[1 : len(quoted)-1])
+		}
+		s = s[n:]
+	}
+	return b.String()
+}
+
+func harmless(r rune) bool {
+	return !unicode.In(r, unicode.C, unicode.Zl, unicode.Zp)
+}
+
+// printJSON prints v, indented, on one or more lines. What encoding/json leaves as it is but a terminal would obey is
+// escaped too; such characters stand in strings only.
+func printJSON(w io.Writer, v any) error {
+	var b strings.Builder
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "  ")
+	if err := e.Encode(v); err != nil {
+		return err
+	}
+	var safe strings.Builder
+	for _, r := range b.String() {
+		switch {
+		case r == '\n' || harmless(r):
+			safe.WriteRune(r)
+		case r > 0xffff:
+			high, low := surrogates(r)
+			fmt.Fprintf(&safe, `\u%04x\u%04x`, high, low)
+		default:
+			fmt.Fprintf(&safe, `\u%04x`, r)
+		}
+	}
+	_, err := io.WriteString(w, safe.String())
+	return err
+}
+
+// surrogates is how JSON writes what does not fit four digits (RFC 8259, section 7).
+func surrogates(r rune) (high, low rune) {
+	r -= 0x10000
+	return 0xd800 + r>>10, 0xdc00 + r&0x3ff
+}
+
+// table prints rows below headings, cells cleaned and "-" for empty ones.
+func (v *invocation) table(headings []string, rows [][]string, noun string) {
+	legend := !v.noLegend && !v.quiet
+	if len(rows) == 0 {
+		if legend {
+			v.say("No %ss.", noun)
+		}
+		return
+	}
+	w := tabwriter.NewWriter(v.stdout, 0, 8, 2, ' ', 0)
+	if legend {
+		fmt.Fprintln(w, strings.Join(headings, "\t"))
+	}
+	for _, row := range rows {
+		for i, cell := range row {
+			row[i] = orDash(clean(cell))
+		}
+		fmt.Fprintln(w, strings.Join(row, "\t"))
+	}
+	w.Flush()
+	if legend {
+		plural := "s"
+		if len(rows) == 1 {
+			plural = ""
+		}
+		fmt.Fprintf(v.stdout, "\n%d %s%s listed.\n", len(rows), noun, plural)
+	}
+}
+
+// sheet prints names and values, one each line.
+func (v *invocation) sheet(rows [][2]string) {
+	width := 0
+	for _, r := range rows {
+		width = max(width, len(r[0]))
+	}
+	for _, r := range rows {
+		fmt.Fprintf(v.stdout, "%*s: %s\n", width, r[0], orDash(clean(r[1])))
+	}
+}
+
+func orDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+// when prints a moment for people; stamp is the same for JSON.
+func when(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.Local().Format("2006-01-02 15:04:05 MST")
+}
+
+func stamp(t time.Time) *string {
+	if t.IsZero() {
+		return nil
+	}
+	s := t.UTC().Format("2006-01-02T15:04:05.000000Z")
+	return &s
+}
+
+// nearest is the candidate that was probably meant: as few changed, missing, added or swapped letters as possible, at
+// most one in three.
+func nearest(said string, candidates []string) string {
+	best, found := (len(said)+2)/3+1, ""
+	for _, c := range candidates {
+		if d := distance(said, c, best); d < best && c != said {
+			best, found = d, c
+		}
+	}
+	return found
+}
+
+// distance counts edits and swaps of neighbours, up to limit.
+func distance(a, b string, limit int) int {
+	if max(len(a)-len(b), len(b)-len(a)) >= limit {
+		return limit
+	}
+	before, row := make([]int, len(b)+1), make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		next := make([]int, len(b)+1)
+		next[0] = i
+		for j := 1; j <= len(b); j++ {
+			cost := 1
+			if a[i-1] == b[j-1] {
+				cost = 0
+			}
+			next[j] = min(row[j]+1, next[j-1]+1, row[j-1]+cost)
+			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+				next[j] = min(next[j], before[j-2]+1)
+			}
+		}
+		before, row = row, next
+	}
+	return row[len(b)]
+}

@@ -1,0 +1,115 @@
+package ctl
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	"github.com/spf13/pflag"
+
+	"left4.me/left4/client"
+)
+
+func TestNearest(t *testing.T) {
+	all := []string{"versus-1", "versus-2", "coop", "start", "status", "stop"}
+	for said, want := range map[string]string{
+		"vresus-1": "versus-1", "strat": "start", "cop": "coop", "stopp": "stop", "x": "", "": "", "realism": "", "versus-1": "versus-2",
+	} {
+		if got := nearest(said, all); got != want {
+			t.Errorf("%q: %q, not %q", said, got, want)
+		}
+	}
+}
+
+func FuzzClean(f *testing.F) {
+	for _, s := range []string{"plain ü 漢", "\x1b[2J", "a\tb\nc\r", "\u202e\u2066", "\x9b1m\xff", "\u009b", "\u2028", "\U000e0001", "\ufffd", `a\b`} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		c := clean(s)
+		if !utf8.ValidString(c) {
+			t.Fatalf("%q becomes %q, which is no UTF-8", s, c)
+		}
+		for _, r := range c {
+			if !harmless(r) {
+				t.Fatalf("%q becomes %q", s, c)
+			}
+		}
+		if clean(c) != c {
+			t.Errorf("%q becomes %q, and then %q", s, c, clean(c))
+		}
+		if strings.IndexFunc(s, func(r rune) bool { return !harmless(r) }) < 0 && utf8.ValidString(s) && c != s {
+			t.Errorf("%q was harmless and becomes %q", s, c)
+		}
+
+		var b strings.Builder
+		if err := printJSON(&b, map[string]string{"x": s}); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.ReplaceAll(b.String(), "\n", ""); clean(got) != got {
+			t.Errorf("JSON of %q is %q", s, got)
+		}
+		var back map[string]string
+		if err := json.Unmarshal([]byte(b.String()), &back); err != nil || back["x"] != strings.ToValidUTF8(s, "\ufffd") && utf8.ValidString(s) {
+			t.Errorf("JSON of %q is %q, which is %q: %v", s, b.String(), back["x"], err)
+		}
+	})
+}
+
+func TestImportOnATerminalIsOneLineThatMoves(t *testing.T) {
+	var out strings.Builder
+	v := newInvocation(t.Context(), "", nil, nil, &out)
+	v.terminal = true
+	s := steps{v: v, name: "game.tar"}
+	for _, i := range []client.JobInfo{{Status: "reading", Progress: -1}, {Status: "1 file\x1b[2J", Progress: 0.5}, {Status: "2 files", Progress: 1.5}} {
+		i.Kind, i.State = "import-game", client.JobRunning
+		s.show(i)
+	}
+	s.finish()
+	v.say("game.tar: imported")
+	want := "\rgame.tar: reading\x1b[K" +
+		"\rgame.tar: [###############...............]  50% 1 file\\x1b[2J\x1b[K" +
+		"\rgame.tar: [##############################] 150% 2 files\x1b[K\n" +
+		"game.tar: imported\n"
+	if out.String() != want {
+		t.Errorf("got  %q\nwant %q", out.String(), want)
+	}
+}
+
+func TestEveryVerbHasAllItsTexts(t *testing.T) {
+	seen := map[string]bool{}
+	for _, c := range verbs() {
+		if c.name == "" || c.group == "" || c.summary == "" || c.help == "" || c.run == nil {
+			t.Errorf("%q lacks a text or its function", c.name)
+		}
+		if seen[c.name] {
+			t.Errorf("%s is there twice", c.name)
+		}
+		seen[c.name] = true
+		if (c.max != 0) != (c.args != "") {
+			t.Errorf("%s takes %d arguments and calls them %q", c.name, c.max, c.args)
+		}
+		if !strings.HasSuffix(c.help, ".") && c.name != "initialize" || strings.HasSuffix(c.summary, ".") || strings.ToLower(c.summary[:1]) != c.summary[:1] {
+			t.Errorf("%s: help is sentences, summary is not", c.name)
+		}
+		if strings.Contains(c.help, "\t") {
+			t.Errorf("%s: help holds a tab", c.name)
+		}
+		for _, line := range strings.Split(c.help, "\n") {
+			if len(line) > 100 {
+				t.Errorf("%s: a line of help is longer than 100: %s", c.name, line)
+			}
+		}
+		new(invocation).flagSet(&c).VisitAll(func(f *pflag.Flag) {
+			if f.Usage == "" || strings.HasSuffix(f.Usage, ".") {
+				t.Errorf("%s: --%s lacks its help, or it is a sentence", c.name, f.Name)
+			}
+		})
+	}
+	for verb := range done {
+		if !seen[verb] && !seen["game "+verb] {
+			t.Errorf("there is no verb %s", verb)
+		}
+	}
+}

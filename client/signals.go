@@ -1,0 +1,173 @@
+package client
+
+import (
+	"context"
+
+	"github.com/godbus/dbus/v5"
+
+	"left4.me/left4/dbus/names"
+)
+
+// Anybody on the bus may send a signal to us by our unique name, whatever it says and whatever our match rules are.
+// So a signal counts only if its sender, which the bus itself writes into the message, is the connection that owns
+// me.left4 at that moment of the stream; and who owns it is believed from the bus alone.
+
+// event is one thing that happened to a watched job.
+type event struct {
+	changed map[string]dbus.Variant // properties with their new values
+	again   bool                    // the job is to be read again: it ended, left4d came or went, values were not sent
+}
+
+// watch collects the events of one job for one waiter. The reader of signals never waits for it.
+type watch struct {
+	events []event // guarded by Client.mu
+	wake   chan struct{}
+}
+
+// subscribe makes the match rules and learns who owns me.left4. It comes before every call: a job's end may be
+// signalled before the reply that names the job has arrived.
+func (c *Client) subscribe(ctx context.Context) error {
+	rules := [][]dbus.MatchOption{
+		{
+			dbus.WithMatchSender(names.Bus),
+			dbus.WithMatchInterface(names.Bus),
+			dbus.WithMatchMember("NameOwnerChanged"),
+			dbus.WithMatchArg(0, names.Service),
+		},
+		{
+			dbus.WithMatchSender(names.Service),
+			dbus.WithMatchInterface(names.Manager),
+			dbus.WithMatchMember("JobRemoved"),
+			dbus.WithMatchObjectPath(names.Root),
+		},
+		{
+			dbus.WithMatchSender(names.Service),
+			dbus.WithMatchInterface(names.Properties),
+			dbus.WithMatchMember("PropertiesChanged"),
+			dbus.WithMatchPathNamespace(names.Root + "/job"),
+		},
+	}
+	for _, rule := range rules {
+		if err := c.conn.AddMatchSignalContext(ctx, rule...); err != nil {
+			return c.fromBus(err)
+		}
+	}
+	var owner string
+	err := c.conn.BusObject().CallWithContext(ctx, names.Bus+".GetNameOwner", 0, names.Service).Store(&owner)
+	if err := c.fromBus(err); err != nil && !IsUnavailable(err) {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	// A change that was signalled meanwhile is at least as new as this answer.
+	if !c.ownerKnown {
+		c.owner, c.ownerKnown = owner, true
+	}
+	return nil
+}
+
+// DeliverSignal is for godbus alone, which calls it from its reader: so a signal is known here before a reply that was
+// sent behind it, which channels between them would not promise.
+func (c *Client) DeliverSignal(_, _ string, s *dbus.Signal) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case s.Sender == names.Bus && s.Name == names.Bus+".NameOwnerChanged":
+		var name, before, after string
+		if dbus.Store(s.Body, &name, &before, &after) != nil || name != names.Service {
+			return
+		}
+		c.owner, c.ownerKnown = after, true
+		for path := range c.watches {
+			c.tell(path, event{again: true})
+		}
+	case c.owner == "" || s.Sender != c.owner:
+		return
+	case s.Name == names.Manager+".JobRemoved" && s.Path == names.Root:
+		var id uint32
+		var path dbus.ObjectPath
+		var kind, target, result string
+		if dbus.Store(s.Body, &id, &path, &kind, &target, &result) != nil {
+			return
+		}
+		c.keepResult(JobSummary{ID: id, Kind: kind, Target: target, State: result, Object: path})
+		c.tell(path, event{again: true})
+	case s.Name == names.Properties+".PropertiesChanged":
+		var iface string
+		var changed map[string]dbus.Variant
+		var invalidated []string
+		if dbus.Store(s.Body, &iface, &changed, &invalidated) != nil || iface != names.Job {
+			return
+		}
+		c.tell(s.Path, event{changed: changed, again: len(invalidated) > 0})
+	}
+}
+
+// keepResult remembers how a job ended. Called with mu held.
+func (c *Client) keepResult(job JobSummary) {
+	if _, known := c.results[job.Object]; !known {
+		c.ended = append(c.ended, job.Object)
+	}
+	c.results[job.Object] = job
+	if len(c.ended) > maxResults {
+		delete(c.results, c.ended[0])
+		c.ended = c.ended[1:]
+	}
+}
+
+// tell hands an event to all who watch the job. Called with mu held.
+func (c *Client) tell(path dbus.ObjectPath, e event) {
+	for _, w := range c.watches[path] {
+		w.events = append(w.events, e)
+		select {
+		case w.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+func (c *Client) watch(path dbus.ObjectPath) *watch {
+	w := &watch{wake: make(chan struct{}, 1)}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.watches[path] = append(c.watches[path], w)
+	return w
+}
+
+func (c *Client) unwatch(path dbus.ObjectPath, w *watch) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var left []*watch
+	for _, other := range c.watches[path] {
+		if other != w {
+			left = append(left, other)
+		}
+	}
+	if left == nil {
+		delete(c.watches, path)
+		return
+	}
+	c.watches[path] = left
+}
+
+// take empties the watch.
+func (c *Client) take(w *watch) []event {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	events := w.events
+	w.events = nil
+	return events
+}
+
+func (c *Client) result(path dbus.ObjectPath) (job JobSummary, ended bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	job, ended = c.results[path]
+	return job, ended
+}
+
+func (c *Client) present() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.owner != ""
+}

@@ -1,0 +1,249 @@
+package client
+
+import (
+	"archive/tar"
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Source is a tar stream for ImportGame: a tar file as it is, or a directory that is packed while it is read.
+//
+// Everything is opened with the rights of this process, below the directory, and no link is followed: whoever can
+// write there while it is packed cannot make it hold another file of the machine.
+type Source struct {
+	File *os.File // the reading end
+	Size uint64   // bytes that it carries; for a directory, if nothing in it changes meanwhile
+
+	packed chan error // what the packing ended with; nil for a file
+}
+
+// OpenSource opens a tar file (plain, gzip or zstd: left4 finds out), or a directory, whose content it starts to pack.
+// A directory that holds a device, a socket or a pipe is refused, by the name of that file.
+func OpenSource(name string) (*Source, error) {
+	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0) // without waiting for somebody to write to a pipe
+	if err != nil {
+		return nil, reason(err)
+	}
+	info, err := f.Stat()
+	if err != nil {
+		f.Close()
+		return nil, reason(err)
+	}
+	switch {
+	case info.Mode().IsRegular():
+		return &Source{File: f, Size: uint64(info.Size())}, nil
+	case info.IsDir():
+		s, err := packDirectory(f)
+		if err != nil {
+			f.Close()
+		}
+		return s, err
+	}
+	f.Close()
+	return nil, errors.New("it is neither a directory nor a file")
+}
+
+// Wait ends when everything has been read, or nobody reads any more, and tells what could not be packed, if anything.
+// The reading end must be closed by then, for a reader that has gone to be noticed.
+func (s *Source) Wait() error {
+	if s.packed == nil {
+		return nil
+	}
+	err := <-s.packed
+	s.packed <- err
+	return err
+}
+
+// Live tells that the stream is made by this process and ends with it.
+func (s *Source) Live() bool { return s.packed != nil }
+
+// packDirectory owns dir from the moment that it succeeds.
+func packDirectory(dir *os.File) (*Source, error) {
+	// The first walk finds what cannot be packed before anything is sent, and measures.
+	var size counter
+	if err := walk(dir, "", &measurer{size: &size}); err != nil {
+		return nil, err
+	}
+	size += 2 * tarBlock // the end of the archive
+	if _, err := dir.Seek(0, io.SeekStart); err != nil {
+		return nil, reason(err)
+	}
+	reader, writer, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	s := &Source{File: reader, Size: uint64(size), packed: make(chan error, 1)}
+	go func() {
+		defer dir.Close()
+		err := pack(dir, writer)
+		// A reader that has gone knows why better than we do.
+		if errors.Is(err, unix.EPIPE) {
+			err = nil
+		}
+		s.packed <- err
+	}()
+	return s, nil
+}
+
+func pack(dir *os.File, to *os.File) error {
+	defer to.Close()
+	buffered := bufio.NewWriterSize(to, 1<<18)
+	w := &packer{tar: tar.NewWriter(buffered)}
+	if err := walk(dir, "", w); err != nil {
+		return err // without the end of the archive, so that the reader sees that something is missing
+	}
+	if err := w.tar.Close(); err != nil {
+		return err
+	}
+	return buffered.Flush()
+}
+
+const tarBlock = 512
+
+// visitor gets each entry of a tree; content is nil for all but regular files.
+type visitor interface {
+	visit(h *tar.Header, content io.Reader) error
+}
+
+type packer struct{ tar *tar.Writer }
+
+func (p *packer) visit(h *tar.Header, content io.Reader) error {
+	if err := p.tar.WriteHeader(h); err != nil {
+		return fmt.Errorf("cannot pack %s: %w", h.Name, err)
+	}
+	if content == nil {
+		return nil
+	}
+	n, err := io.Copy(p.tar, io.LimitReader(content, h.Size))
+	switch {
+	case errors.Is(err, unix.EPIPE):
+		return err
+	case err != nil:
+		return fmt.Errorf("cannot read %s: %w", h.Name, reason(err))
+	case n < h.Size:
+		return fmt.Errorf("cannot pack %s: it became shorter while it was read", h.Name)
+	}
+	return nil
+}
+
+// measurer counts what packer would write.
+type measurer struct{ size *counter }
+
+type counter uint64
+
+func (c *counter) Write(b []byte) (int, error) {
+	*c += counter(len(b))
+	return len(b), nil
+}
+
+func (m *measurer) visit(h *tar.Header, content io.Reader) error {
+	if err := tar.NewWriter(m.size).WriteHeader(h); err != nil {
+		return fmt.Errorf("cannot pack %s: %w", h.Name, err)
+	}
+	*m.size += counter((h.Size + tarBlock - 1) / tarBlock * tarBlock)
+	return nil
+}
+
+// walk visits what is below dir in the order of the names, directories before what they hold.
+func walk(dir *os.File, prefix string, v visitor) error {
+	entries, err := dir.ReadDir(-1)
+	if err != nil {
+		return fmt.Errorf("cannot read %s: %w", shown(prefix), reason(err))
+	}
+	slices.SortFunc(entries, func(a, b fs.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
+	for _, e := range entries {
+		if err := walkOne(dir, e.Name(), path.Join(prefix, e.Name()), v); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func walkOne(dir *os.File, base, name string, v visitor) error {
+	fd := int(dir.Fd())
+	var st unix.Stat_t
+	if err := unix.Fstatat(fd, base, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return fmt.Errorf("cannot read %s: %w", name, err)
+	}
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFLNK:
+		target := make([]byte, unix.PathMax)
+		n, err := unix.Readlinkat(fd, base, target)
+		if err != nil {
+			return fmt.Errorf("cannot read %s: %w", name, err)
+		}
+		h := header(name, &st)
+		h.Typeflag, h.Linkname, h.Mode = tar.TypeSymlink, string(target[:n]), 0o777
+		return v.visit(h, nil)
+	case unix.S_IFDIR, unix.S_IFREG:
+	default:
+		return fmt.Errorf("cannot pack %s: it is %s", name, kind(st.Mode))
+	}
+	opened, err := unix.Openat(fd, base, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("cannot read %s: %w", name, err)
+	}
+	f := os.NewFile(uintptr(opened), name)
+	defer f.Close()
+	// What was opened may be another file than what was looked at.
+	if err := unix.Fstat(opened, &st); err != nil {
+		return fmt.Errorf("cannot read %s: %w", name, err)
+	}
+	h := header(name, &st)
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFDIR:
+		h.Typeflag, h.Name = tar.TypeDir, name+"/"
+		h.Mode &^= unix.S_ISGID | unix.S_ISVTX // they rule what happens in this very directory
+		if err := v.visit(h, nil); err != nil {
+			return err
+		}
+		return walk(f, name, v)
+	case unix.S_IFREG:
+		h.Typeflag, h.Size = tar.TypeReg, st.Size
+		return v.visit(h, f)
+	}
+	return fmt.Errorf("cannot pack %s: it is %s", name, kind(st.Mode))
+}
+
+// header leaves owners out: they would be those of this machine.
+func header(name string, st *unix.Stat_t) *tar.Header {
+	return &tar.Header{Name: name, Mode: int64(st.Mode & 0o7777), ModTime: time.Unix(st.Mtim.Unix())}
+}
+
+func kind(mode uint32) string {
+	switch mode & unix.S_IFMT {
+	case unix.S_IFBLK, unix.S_IFCHR:
+		return "a device"
+	case unix.S_IFSOCK:
+		return "a socket"
+	case unix.S_IFIFO:
+		return "a pipe"
+	}
+	return "no file, directory or link"
+}
+
+func shown(prefix string) string {
+	if prefix == "" {
+		return "the directory"
+	}
+	return prefix
+}
+
+// reason is why, without the name and the system call that package os puts before it.
+func reason(err error) error {
+	var p *fs.PathError
+	if errors.As(err, &p) {
+		return p.Err
+	}
+	return err
+}

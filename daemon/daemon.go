@@ -1,0 +1,227 @@
+// Package daemon is what left4 does: it keeps the definitions, runs the jobs and knows the state of every instance. It
+// knows neither bus messages nor polkit; package dbus is its face and has asked already whether a caller may.
+//
+// What is true stands elsewhere and is read there: wishes in the database and in the enablement of units, states in
+// systemd, files on disk. What this package holds in memory is a view of them that a restart of left4d rebuilds.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os/user"
+	"sort"
+	"strconv"
+	"sync"
+	"time"
+
+	"left4.me/left4/daemon/store"
+	"left4.me/left4/units"
+)
+
+// Units is what the daemon needs of systemd; *units.Systemd has it.
+type Units interface {
+	State(ctx context.Context, unit string) (units.State, error)
+	Start(ctx context.Context, unit string) error
+	Stop(ctx context.Context, unit string) error
+	Restart(ctx context.Context, unit string) error
+	QueueStop(ctx context.Context, unit string) (wait func(context.Context) error, err error)
+	Kill(ctx context.Context, unit string, signal int32) error
+	ResetFailed(ctx context.Context, unit string) error
+	Loaded(ctx context.Context, unit string) (bool, error)
+	Reload(ctx context.Context) error
+	WaitInactive(ctx context.Context, unit string) error
+	SetLimits(ctx context.Context, unit string, l units.Limits) error
+	StartWorker(ctx context.Context, w units.Worker) error
+}
+
+// Events hears of every change, in order, before the call that caused it returns. It is called with the daemon's lock
+// held: it must neither block nor call back.
+type Events interface {
+	InstanceNew(Instance)
+	InstanceChanged(old, new Instance)
+	InstanceRemoved(Instance)
+	JobNew(Job)
+	JobChanged(old, new Job)
+	// JobEnded follows the JobChanged that ended it.
+	JobEnded(Job)
+	// JobForgotten tells that a finished job is in the history only.
+	JobForgotten(Job)
+	GameChanged(revision uint32)
+}
+
+// Options are what a Daemon is made of.
+type Options struct {
+	Store    *store.Store
+	Units    Units
+	Config   units.Config
+	Layout   units.Layout
+	Events   Events
+	Log      *slog.Logger
+	Version  string
+	Worker   string // the path of left4-worker
+	PreStart string // the path of left4-overlay, which looks whether the port is free
+}
+
+// Daemon is left4d without its face.
+type Daemon struct {
+	Options
+
+	// accept makes the order of jobs that of their ids. It is held over the database, mu never is; accept is taken
+	// first where both are.
+	accept  sync.Mutex
+	lastJob uint32 // under accept
+
+	mu        sync.Mutex
+	instances map[string]*instance
+	jobs      map[uint32]*job
+	queues    map[string][]*job // by target; the first one runs
+	finished  []uint32          // jobs that still have an object, oldest first
+	unstored  []store.Job       // ended, but the database did not take it
+	game      uint32
+	closing   bool
+	running   sync.WaitGroup
+	ctx       context.Context
+	cancel    context.CancelCauseFunc
+}
+
+// instance is the view of one instance.
+type instance struct {
+	view     Instance
+	lastExit string // how the game ended before systemd restarted it
+	refresh  refresher
+}
+
+// Instance is a definition with what is true of it now.
+type Instance struct {
+	store.Instance
+	State          string
+	Desired        string
+	Drifted        bool
+	PendingRestart bool
+	Cause          string
+	MainPID        uint32
+	Since          int64 // microseconds since the epoch, 0 = not known
+	Restarts       uint32
+}
+
+// States of an instance.
+const (
+	Stopped     = "stopped"
+	Starting    = "starting"
+	Running     = "running"
+	Stopping    = "stopping"
+	Restarting  = "restarting"
+	FailedState = "failed"
+)
+
+var errClosing = errors.New("left4d is stopping")
+
+// New reads what is defined and what is true of it, and ends or takes up again the jobs that an earlier left4d left.
+// Unit changes must be told from then on, by UnitChanged and Reloaded.
+func New(o Options) (*Daemon, error) {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	d := &Daemon{
+		Options: o, ctx: ctx, cancel: cancel,
+		instances: map[string]*instance{}, jobs: map[uint32]*job{}, queues: map[string][]*job{},
+	}
+	defs, err := d.Store.Instances()
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the instances: %w", err)
+	}
+	for _, def := range defs {
+		d.instances[def.Name] = &instance{view: Instance{Instance: def, State: Stopped, Desired: Stopped}}
+	}
+	if d.lastJob, err = d.Store.LastJobID(); err != nil {
+		return nil, fmt.Errorf("cannot read the jobs: %w", err)
+	}
+	if d.game, err = d.Store.CurrentGame(); err != nil {
+		return nil, fmt.Errorf("cannot read the game revisions: %w", err)
+	}
+	return d, nil
+}
+
+// Begin brings the view up to date, lets serve open the doors, and takes up the jobs that an earlier left4d did not end:
+// after the doors are open, so that their ends are heard, and before any new job is accepted.
+func (d *Daemon) Begin(ctx context.Context, serve func() error) error {
+	d.accept.Lock()
+	defer d.accept.Unlock()
+	d.RefreshAll(ctx)
+	if err := serve(); err != nil {
+		return err
+	}
+	return d.recover()
+}
+
+// Close stops accepting, lets no job begin and waits for those that run to give way. They stay unfinished in the
+// database and are taken up by the next left4d: nothing that systemd was asked to do is taken back.
+func (d *Daemon) Close() {
+	d.mu.Lock()
+	d.closing = true
+	d.mu.Unlock()
+	d.cancel(errClosing)
+	d.running.Wait()
+	if err := d.storeUnstored(); err != nil {
+		d.Log.Error("cannot store the end of a job", "error", err)
+	}
+}
+
+// Reconcile looks at everything again. It is a backstop: every change is told by a signal.
+func (d *Daemon) Reconcile() {
+	if err := d.storeUnstored(); err != nil {
+		d.Log.Error("cannot store the end of a job", "error", err)
+	}
+	d.RefreshAll(d.ctx)
+}
+
+// Instances returns all instances by name.
+func (d *Daemon) Instances() []Instance {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	all := make([]Instance, 0, len(d.instances))
+	for _, in := range d.instances {
+		all = append(all, in.view)
+	}
+	sort.Slice(all, func(i, j int) bool { return all[i].Name < all[j].Name })
+	return all
+}
+
+// Instance returns one instance, or NoSuchInstance.
+func (d *Daemon) Instance(name string) (Instance, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if in := d.instances[name]; in != nil {
+		return in.view, nil
+	}
+	if err := CheckName(name); err != nil {
+		return Instance{}, err
+	}
+	return Instance{}, errorf(NoSuchInstance, "there is no instance %s", name)
+}
+
+// GameRevision is the revision that the next start mounts; 0 where no game is installed.
+func (d *Daemon) GameRevision() uint32 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.game
+}
+
+// change lets fn change the view of an instance and tells what came of it. The lock must be held.
+func (d *Daemon) change(in *instance, fn func(*Instance)) {
+	old := in.view
+	fn(&in.view)
+	d.Events.InstanceChanged(old, in.view)
+}
+
+// now is the time as everything here keeps it: microseconds since the epoch.
+func now() int64 { return time.Now().UnixMicro() }
+
+// userName names a uid for people.
+func userName(uid uint32) string {
+	id := strconv.FormatUint(uint64(uid), 10)
+	if u, err := user.LookupId(id); err == nil {
+		return u.Username
+	}
+	return "uid " + id
+}

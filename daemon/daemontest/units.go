@@ -1,0 +1,177 @@
+// Package daemontest has a systemd for tests of what stands on package daemon.
+package daemontest
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"left4.me/left4/units"
+)
+
+// Units is a systemd that does at once what it is asked, unless Hold names the call: then it waits until the channel is
+// closed or the context ends.
+type Units struct {
+	mu      sync.Mutex
+	states  map[string]units.State
+	calls   []string
+	called  chan struct{}            // closed at the next call
+	Fail    map[string]error         // by "verb unit"
+	Hold    map[string]chan struct{} // by "verb unit"
+	Changed func(unit string)        // told as systemd's signals would
+	OnFail  func(unit string)        // a start failed
+}
+
+// Set changes the state of a unit and tells it.
+func (f *Units) Set(unit string, s units.State) {
+	f.mu.Lock()
+	s.Loaded = s.Active != "inactive"
+	f.states[unit] = s
+	f.mu.Unlock()
+	if f.Changed != nil {
+		f.Changed(unit)
+	}
+}
+
+func (f *Units) call(ctx context.Context, verb, unit string) error {
+	f.mu.Lock()
+	f.calls = append(f.calls, verb+" "+unit)
+	if f.called != nil {
+		close(f.called)
+		f.called = nil
+	}
+	err, hold := f.Fail[verb+" "+unit], f.Hold[verb+" "+unit]
+	f.mu.Unlock()
+	if hold != nil {
+		select {
+		case <-hold:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return err
+}
+
+func (f *Units) State(_ context.Context, unit string) (units.State, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if s, ok := f.states[unit]; ok {
+		return s, nil
+	}
+	return units.State{Active: "inactive"}, nil
+}
+
+func (f *Units) Start(ctx context.Context, unit string) error {
+	if err := f.call(ctx, "start", unit); err != nil {
+		if f.OnFail != nil {
+			f.OnFail(unit)
+		}
+		return err
+	}
+	f.Set(unit, units.State{Active: "active", Sub: "running", MainPID: 42, ActiveEnter: time.Now(), StateChange: time.Now()})
+	return nil
+}
+
+func (f *Units) Stop(ctx context.Context, unit string) error {
+	if err := f.call(ctx, "stop", unit); err != nil {
+		return err
+	}
+	f.Set(unit, units.State{Active: "inactive"})
+	return nil
+}
+
+func (f *Units) Restart(ctx context.Context, unit string) error {
+	if err := f.call(ctx, "restart", unit); err != nil {
+		return err
+	}
+	f.Set(unit, units.State{Active: "active", Sub: "running", MainPID: 43, ActiveEnter: time.Now(), StateChange: time.Now()})
+	return nil
+}
+
+func (f *Units) QueueStop(ctx context.Context, unit string) (func(context.Context) error, error) {
+	return func(ctx context.Context) error { return f.Stop(ctx, unit) }, f.call(ctx, "queue-stop", unit)
+}
+
+func (f *Units) Kill(ctx context.Context, unit string, signal int32) error {
+	return f.call(ctx, fmt.Sprintf("kill-%d", signal), unit)
+}
+
+func (f *Units) ResetFailed(ctx context.Context, unit string) error {
+	if s, _ := f.State(ctx, unit); s.Active == "failed" {
+		f.Set(unit, units.State{Active: "inactive"})
+	}
+	return f.call(ctx, "reset-failed", unit)
+}
+
+func (f *Units) Loaded(ctx context.Context, unit string) (bool, error) {
+	s, _ := f.State(ctx, unit)
+	return s.Loaded, nil
+}
+
+func (f *Units) Reload(ctx context.Context) error { return f.call(ctx, "reload", "") }
+
+func (f *Units) WaitInactive(ctx context.Context, unit string) error { return nil }
+
+func (f *Units) SetLimits(ctx context.Context, unit string, l units.Limits) error {
+	return f.call(ctx, "set-limits", unit)
+}
+
+func (f *Units) StartWorker(ctx context.Context, w units.Worker) error {
+	return f.call(ctx, "worker", w.Unit)
+}
+
+func (f *Units) Count(prefix string) (n int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, c := range f.calls {
+		if strings.HasPrefix(c, prefix) {
+			n++
+		}
+	}
+	return n
+}
+
+// wait returns when systemd has been asked.
+func (f *Units) Wait(t *testing.T, prefix string) {
+	t.Helper()
+	deadline := time.After(20 * time.Second)
+	for {
+		f.mu.Lock()
+		if f.called == nil {
+			f.called = make(chan struct{})
+		}
+		called := f.called
+		f.mu.Unlock()
+		if f.Count(prefix) > 0 {
+			return
+		}
+		select {
+		case <-called:
+		case <-deadline:
+			t.Fatalf("systemd was never asked to %s", prefix)
+		}
+	}
+}
+
+// NewUnits is a systemd with nothing loaded.
+func NewUnits() *Units {
+	return &Units{states: map[string]units.State{}, Fail: map[string]error{}, Hold: map[string]chan struct{}{}}
+}
+
+// Release lets go what Hold holds from now on.
+func (f *Units) Release(call string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.Hold, call)
+}
+
+// Calls are all calls so far.
+func (f *Units) Calls() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.calls)
+}

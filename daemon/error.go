@@ -1,0 +1,47 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Code names a kind of failure; it is the last part of the error's name on the bus.
+type Code string
+
+// The codes that left4 answers with. Failed is what no other describes.
+const (
+	InvalidName     Code = "InvalidName"
+	InvalidArgument Code = "InvalidArgument"
+	NoSuchInstance  Code = "NoSuchInstance"
+	NoSuchOverlay   Code = "NoSuchOverlay"
+	NoSuchJob       Code = "NoSuchJob"
+	InstanceExists  Code = "InstanceExists"
+	PortInUse       Code = "PortInUse"
+	NoFreePort      Code = "NoFreePort"
+	InUse           Code = "InUse"
+	Busy            Code = "Busy"
+	NotInstalled    Code = "NotInstalled"
+	QuotaExceeded   Code = "QuotaExceeded"
+	Failed          Code = "Failed"
+)
+
+// Error is what every call of this package fails with: a code for machines and a sentence for people.
+type Error struct {
+	Code    Code
+	Message string
+}
+
+func (e *Error) Error() string { return e.Message }
+
+func errorf(code Code, format string, args ...any) error {
+	return &Error{code, fmt.Sprintf(format, args...)}
+}
+
+// AsError gives any failure a code; what has none is Failed.
+func AsError(err error) *Error {
+	var e *Error
+	if errors.As(err, &e) {
+		return e
+	}
+	return &Error{Failed, err.Error()}
+}

@@ -1,0 +1,114 @@
+package store
+
+import (
+	"database/sql"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+)
+
+// Job is one action: what was asked, by whom, and how it went. Times are microseconds since the epoch, 0 where it has
+// not come to that.
+type Job struct {
+	ID        uint32        `db:"id"`
+	Kind      string        `db:"kind"`
+	Target    string        `db:"target"`
+	Instance  int64         `db:"instance"` // Created of the instance that it is about; 0 = there was none
+	State     string        `db:"state"`
+	Requester uint32        `db:"requester"`
+	Status    string        `db:"status"`
+	Cause     string        `db:"cause"`
+	Timeout   time.Duration `db:"-"`
+	TimeoutUS int64         `db:"timeout"`
+	Created   int64         `db:"created"`
+	Started   int64         `db:"started"`
+	Finished  int64         `db:"finished"`
+}
+
+const jobColumns = "id, kind, target, instance, state, requester, status, cause, timeout, created, started, finished"
+
+// PutJob stores a job under its id, whether or not it was stored before.
+func (s *Store) PutJob(j Job) error {
+	j.TimeoutUS = j.Timeout.Microseconds()
+	_, err := s.db.NamedExec(`INSERT INTO job (`+jobColumns+`)
+		VALUES (:id, :kind, :target, :instance, :state, :requester, :status, :cause, :timeout, :created, :started, :finished)
+		ON CONFLICT (id) DO UPDATE SET state = excluded.state, status = excluded.status, cause = excluded.cause,
+		started = excluded.started, finished = excluded.finished`, j)
+	return err
+}
+
+// LastJobID is the largest id that was ever given to a stored job, 0 before the first.
+func (s *Store) LastJobID() (uint32, error) {
+	var id uint32
+	err := s.db.Get(&id, "SELECT seq FROM sqlite_sequence WHERE name = 'job'")
+	if errors.Is(err, sql.ErrNoRows) {
+		err = nil
+	}
+	return id, err
+}
+
+// Job returns one job, or ErrNotFound.
+func (s *Store) Job(id uint32) (Job, error) {
+	var j Job
+	err := s.db.Get(&j, "SELECT "+jobColumns+" FROM job WHERE id = ?", id)
+	j.Timeout = time.Duration(j.TimeoutUS) * time.Microsecond
+	return j, notFound(err)
+}
+
+// UnfinishedJobs returns the jobs that no living left4d has ended, in the order they were accepted.
+func (s *Store) UnfinishedJobs() ([]Job, error) {
+	var all []Job
+	err := s.db.Select(&all, "SELECT "+jobColumns+" FROM job WHERE finished = 0 ORDER BY id")
+	for i := range all {
+		all[i].Timeout = time.Duration(all[i].TimeoutUS) * time.Microsecond
+	}
+	return all, err
+}
+
+// JobFilter selects jobs; an empty field selects all.
+type JobFilter struct {
+	Target, Kind, State string
+	Limit               uint32
+}
+
+// Jobs returns the selected jobs, newest first.
+func (s *Store) Jobs(f JobFilter) ([]Job, error) {
+	var where []string
+	var args []any
+	for _, c := range []struct{ column, value string }{{"target", f.Target}, {"kind", f.Kind}, {"state", f.State}} {
+		if c.value != "" {
+			where = append(where, c.column+" = ?")
+			args = append(args, c.value)
+		}
+	}
+	query := "SELECT " + jobColumns + " FROM job"
+	if len(where) > 0 {
+		query += " WHERE " + strings.Join(where, " AND ")
+	}
+	var all []Job
+	err := s.db.Select(&all, query+" ORDER BY id DESC LIMIT ?", append(args, f.Limit)...)
+	return all, err
+}
+
+// LastJob returns the newest finished job of the given kinds for a target that was created at since (microseconds) or
+// later and whose status is not except, or ErrNotFound.
+func (s *Store) LastJob(target string, since int64, except string, kinds ...string) (Job, error) {
+	query, args, err := sqlx.In("SELECT "+jobColumns+` FROM job WHERE target = ? AND created >= ? AND status != ?
+		AND kind IN (?) AND finished != 0 ORDER BY id DESC LIMIT 1`, target, since, except, kinds)
+	if err != nil {
+		return Job{}, fmt.Errorf("internal error: %w", err)
+	}
+	var j Job
+	err = s.db.Get(&j, query, args...)
+	return j, notFound(err)
+}
+
+// PruneJobs forgets finished jobs that ended before the given time or are not among the newest keep.
+func (s *Store) PruneJobs(before time.Time, keep int) error {
+	_, err := s.db.Exec(`DELETE FROM job WHERE finished != 0 AND
+		(finished < ? OR id <= (SELECT id FROM job ORDER BY id DESC LIMIT 1 OFFSET ?))`, before.UnixMicro(), keep)
+	return err
+}

@@ -1,0 +1,214 @@
+package store
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+func open(t *testing.T, path string) *Store {
+	t.Helper()
+	s, err := Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+func definition(name string, port uint16) *Instance {
+	in := &Instance{Name: name, Port: port, Owner: 1000, Created: 5, Restart: "always", RconPassword: "x"}
+	in.Arguments.V, in.Config.V, in.Overlays.V = []string{"+map", "c1:m1"}, []string{"a 'b:c'"}, []OverlayRef{{"sm", "*"}}
+	return in
+}
+
+func TestADefinitionComesBackAsItWent(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "left4.db")
+	s := open(t, path)
+	in := definition("a", 27015)
+	limit := uint64(1<<64 - 1)
+	in.Limits.V.MemoryMax, in.Limits.V.AllowedCPUs = &limit, []byte{3}
+	if err := s.CreateInstance(in, Ports{}); err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	all, err := open(t, path).Instances()
+	if err != nil || len(all) != 1 {
+		t.Fatal(all, err)
+	}
+	got := all[0]
+	if got.Name != "a" || got.Port != 27015 || !slices.Equal(got.Arguments.V, in.Arguments.V) || !slices.Equal(got.Config.V, in.Config.V) ||
+		!slices.Equal(got.Overlays.V, in.Overlays.V) || *got.Limits.V.MemoryMax != limit || !slices.Equal(got.Limits.V.AllowedCPUs, []byte{3}) {
+		t.Errorf("got %+v", got)
+	}
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("%v, %v", info.Mode(), err)
+	}
+}
+
+func TestNamesAndPortsAreUnique(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "left4.db"))
+	free := Ports{27015, 27017}
+	if err := s.CreateInstance(definition("a", 27016), free); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.CreateInstance(definition("a", 27016), free); !errors.Is(err, ErrNameTaken) {
+		t.Errorf("same name: %v", err)
+	}
+	if err := s.CreateInstance(definition("b", 27016), free); !errors.Is(err, ErrPortTaken) {
+		t.Errorf("same port: %v", err)
+	}
+	b, c, d := definition("b", 0), definition("c", 0), definition("d", 0)
+	if err := s.CreateInstance(b, free); err != nil || b.Port != 27015 {
+		t.Errorf("%d, %v", b.Port, err)
+	}
+	if err := s.CreateInstance(c, free); err != nil || c.Port != 27017 {
+		t.Errorf("%d, %v", c.Port, err)
+	}
+	if err := s.CreateInstance(d, free); !errors.Is(err, ErrNoFreePort) || d.Port != 0 {
+		t.Errorf("%d, %v", d.Port, err)
+	}
+	c.Port = 27016
+	if err := s.UpdateInstance(c, free); !errors.Is(err, ErrPortTaken) {
+		t.Errorf("update to a taken port: %v", err)
+	}
+	if err := s.UpdateInstance(d, Ports{1024, 1024}); !errors.Is(err, ErrNotFound) {
+		t.Errorf("update of none: %v", err)
+	}
+	if err := s.DeleteInstance("a"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.CreateInstance(d, free); err != nil || d.Port != 27016 {
+		t.Errorf("%d, %v", d.Port, err)
+	}
+}
+
+func TestSideBySide(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "left4.db"))
+	var wg sync.WaitGroup
+	for i := range 40 {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			if err := s.CreateInstance(definition("a"+strings.Repeat("x", i), 0), Ports{27015, 27115}); err != nil {
+				t.Error(err)
+			}
+		}()
+	}
+	wg.Wait()
+	if all, err := s.Instances(); err != nil || len(all) != 40 {
+		t.Errorf("%d, %v", len(all), err)
+	}
+}
+
+func TestOpenRefuses(t *testing.T) {
+	dir := t.TempDir()
+	newer := filepath.Join(dir, "newer.db")
+	s := open(t, newer)
+	if _, err := s.db.Exec("PRAGMA user_version = 999"); err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	damaged := filepath.Join(dir, "damaged.db")
+	if err := os.WriteFile(damaged, []byte("SQLite format 3\x00 and then nothing of the kind"+strings.Repeat("x", 5000)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	readable := filepath.Join(dir, "readable.db")
+	if err := os.WriteFile(readable, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(dir, "link.db")
+	if err := os.Symlink(newer, link); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{newer: "newer left4", damaged: "", readable: "nobody else may", link: "", dir: ""} {
+		before, _ := os.ReadFile(path)
+		if s, err := Open(path); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", filepath.Base(path), err)
+			s.Close()
+		}
+		if after, _ := os.ReadFile(path); string(after) != string(before) {
+			t.Errorf("%s was changed", path)
+		}
+	}
+}
+
+func TestJobs(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "left4.db"))
+	for i := range 5 {
+		j := Job{ID: uint32(i + 1), Kind: "start", Target: "a", State: "queued", Timeout: time.Minute, Created: int64(i + 1)}
+		if i == 4 {
+			j.Kind, j.Target = "stop", "b"
+		}
+		if err := s.PutJob(j); err != nil {
+			t.Fatal(err)
+		}
+		if id, err := s.LastJobID(); err != nil || id != j.ID {
+			t.Fatal(id, err)
+		}
+		j.State, j.Finished = "done", int64(i+1)
+		if i != 1 {
+			if err := s.PutJob(j); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	open, err := s.UnfinishedJobs()
+	if err != nil || len(open) != 1 || open[0].ID != 2 || open[0].Timeout != time.Minute {
+		t.Errorf("%v, %v", open, err)
+	}
+	if j, err := s.LastJob("a", 0, "x", "start", "stop"); err != nil || j.ID != 4 {
+		t.Errorf("%v, %v", j, err)
+	}
+	if j, err := s.LastJob("a", 5, "x", "start", "stop"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("one of a later namesake: %v, %v", j, err)
+	}
+	if list, err := s.Jobs(JobFilter{Target: "a", State: "done", Limit: 2}); err != nil || len(list) != 2 || list[0].ID != 4 || list[1].ID != 3 {
+		t.Errorf("%v, %v", list, err)
+	}
+	if err := s.PruneJobs(time.UnixMicro(0), 2); err != nil {
+		t.Fatal(err)
+	}
+	if list, err := s.Jobs(JobFilter{Limit: 10}); err != nil || len(list) != 3 {
+		t.Errorf("after pruning to 2 and the unfinished one: %v, %v", list, err)
+	}
+	if _, err := s.Job(1); !errors.Is(err, ErrNotFound) {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestGameRevisions(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "left4.db"))
+	if id, err := s.CurrentGame(); id != 0 || err != nil {
+		t.Errorf("%d, %v", id, err)
+	}
+	one, _ := s.AddGameRevision(7, 1)
+	if err := s.DropGameRevision(one); err != nil {
+		t.Fatal(err)
+	}
+	two, _ := s.AddGameRevision(8, 1)
+	if two == one {
+		t.Error("a number was given out again")
+	}
+	if err := s.PublishGameRevision(two, 9); err != nil {
+		t.Fatal(err)
+	}
+	three, _ := s.AddGameRevision(9, 1)
+	if err := s.PublishGameRevision(three, 9); err != nil {
+		t.Fatal(err)
+	}
+	if id, err := s.CurrentGame(); id != three || err != nil {
+		t.Errorf("%d, %v", id, err)
+	}
+	if err := s.DropGameRevision(two); err != nil {
+		t.Fatal(err)
+	}
+	if all, _ := s.GameRevisions(); len(all) != 2 {
+		t.Errorf("a published revision was dropped: %v", all)
+	}
+}

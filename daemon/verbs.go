@@ -1,0 +1,555 @@
+package daemon
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/base32"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"left4.me/left4/daemon/store"
+	"left4.me/left4/units"
+)
+
+// undoTime is how long a verb may take to put back what it began after its own time is over.
+const undoTime = time.Minute
+
+// CreateInstance defines an instance of owner. Errors: InvalidName, InvalidArgument, InstanceExists, NoSuchOverlay,
+// PortInUse, NoFreePort.
+func (d *Daemon) CreateInstance(name string, c Changes, owner uint32) (Instance, error) {
+	if err := CheckName(name); err != nil {
+		return Instance{}, err
+	}
+	if _, err := d.Instance(name); err == nil {
+		return Instance{}, errorf(InstanceExists, "cannot create %s: there is such an instance", name)
+	}
+	def := newDefinition(name, owner)
+	if err := c.apply(&def); err != nil {
+		return Instance{}, err
+	}
+	if err := d.checkOverlaysExist(def); err != nil {
+		return Instance{}, err
+	}
+	// Files under this name would become part of the new instance without anybody having asked for it.
+	for _, dir := range []string{"runtime", "instances"} {
+		path := filepath.Join(d.Layout.State, dir, name)
+		if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
+			return Instance{}, errorf(InUse, "cannot create %s: %s is left of an earlier instance; delete %s removes it", name, path, name)
+		}
+	}
+	d.accept.Lock()
+	d.mu.Lock()
+	leaving := slices.ContainsFunc(d.queues[name], func(j *job) bool { return j.Kind == "delete" })
+	d.mu.Unlock()
+	if leaving {
+		d.accept.Unlock()
+		return Instance{}, errorf(Busy, "cannot create %s: an earlier one is still being deleted", name)
+	}
+	err := d.Store.CreateInstance(&def, PortRange)
+	if err != nil {
+		d.accept.Unlock()
+		return Instance{}, d.definitionError("create", def, err)
+	}
+	d.mu.Lock()
+	in := &instance{view: Instance{Instance: def, State: Stopped, Desired: Stopped, Cause: "not started yet", Since: def.Created}}
+	d.instances[name] = in
+	d.Events.InstanceNew(in.view)
+	view := in.view
+	d.mu.Unlock()
+	d.accept.Unlock()
+	// Somebody may have enabled or started the unit before there was a definition.
+	d.refresh(name)
+	return view, nil
+}
+
+func newDefinition(name string, owner uint32) store.Instance {
+	def := store.Instance{Name: name, Owner: owner, Created: now(), Restart: "always", RconPassword: newPassword()}
+	def.Arguments.V, def.Config.V, def.Overlays.V = []string{}, []string{}, []store.OverlayRef{}
+	return def
+}
+
+// newPassword is 130 random bits in letters that no cfg, shell or person stumbles over.
+func newPassword() string {
+	var random [17]byte
+	rand.Read(random[:])
+	return base32.HexEncoding.WithPadding(base32.NoPadding).EncodeToString(random[:])[:26]
+}
+
+func (d *Daemon) checkOverlaysExist(def store.Instance) error {
+	for _, o := range def.Overlays.V {
+		if err := d.checkOverlay(o.Overlay); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (d *Daemon) definitionError(verb string, def store.Instance, err error) error {
+	switch {
+	case errors.Is(err, store.ErrNameTaken):
+		return errorf(InstanceExists, "cannot %s %s: there is such an instance", verb, def.Name)
+	case errors.Is(err, store.ErrNotFound):
+		return errorf(NoSuchInstance, "there is no instance %s", def.Name)
+	case errors.Is(err, store.ErrPortTaken):
+		other := "another instance"
+		for _, in := range d.Instances() {
+			if in.Port == def.Port {
+				other = "instance " + in.Name
+			}
+		}
+		return errorf(PortInUse, "cannot %s %s: port %d belongs to %s", verb, def.Name, def.Port, other)
+	case errors.Is(err, store.ErrNoFreePort):
+		return errorf(NoFreePort, "cannot %s %s: no port from %d to %d is free", verb, def.Name, PortRange.First, PortRange.Last)
+	}
+	return fmt.Errorf("cannot %s %s: %w", verb, def.Name, err)
+}
+
+// ConfigureInstance changes a definition. Errors: NoSuchInstance, InvalidArgument, NoSuchOverlay, PortInUse,
+// NoFreePort.
+func (d *Daemon) ConfigureInstance(name string, c Changes) error {
+	return d.define("configure", name, c, func(def store.Instance) store.Instance { return def })
+}
+
+// InitializeInstance accepts a job that renders. With changes the instance is first defined anew as they say, or
+// created for owner; fresh tells that it must not exist (the caller was allowed to create) or must (to configure), so
+// that nobody does the one with the permission for the other.
+func (d *Daemon) InitializeInstance(name string, c *Changes, fresh bool, r Request) (Job, error) {
+	if c != nil && fresh {
+		if _, err := d.CreateInstance(name, *c, r.Requester); err != nil {
+			return Job{}, err
+		}
+	} else if c != nil {
+		anew := func(old store.Instance) store.Instance {
+			def := newDefinition(name, old.Owner)
+			def.Created, def.Port, def.RconPassword = old.Created, old.Port, old.RconPassword
+			return def
+		}
+		if err := d.define("initialize", name, *c, anew); err != nil {
+			return Job{}, err
+		}
+	}
+	return d.instanceJob("initialize", name, r)
+}
+
+// define stores what base and the changes make of a definition.
+func (d *Daemon) define(verb, name string, c Changes, base func(store.Instance) store.Instance) error {
+	old, err := d.Instance(name)
+	if err != nil {
+		return err
+	}
+	if err := d.redefine(verb, name, c, base); err != nil {
+		return err
+	}
+	<-d.refresh(name)
+	if c.Limits == nil {
+		return nil
+	}
+	if err := d.limit(name, old.Limits.V); err != nil {
+		return fmt.Errorf("cannot give the limits, which are stored, to the running server %s: %w", name, err)
+	}
+	return nil
+}
+
+// limit gives a running server the limits of its definition, without a restart.
+func (d *Daemon) limit(name string, old units.Limits) error {
+	in, err := d.Instance(name)
+	if err != nil || in.State == Stopped || in.State == FailedState {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(d.ctx, undoTime)
+	defer cancel()
+	// The drop-in first: it is what holds from the next reload or boot on.
+	if _, err := d.Config.WriteDropIn(d.unitOf(in.Instance)); err != nil {
+		return err
+	}
+	if gone(old, in.Limits.V) {
+		// Only a reload brings back the default.
+		return d.freshen(ctx, name)
+	}
+	return d.Units.SetLimits(ctx, units.ServerUnit(name), in.Limits.V)
+}
+
+// gone tells whether a limit was taken away.
+func gone(old, new units.Limits) bool {
+	return old.MemoryMax != nil && new.MemoryMax == nil || old.MemoryHigh != nil && new.MemoryHigh == nil ||
+		old.TasksMax != nil && new.TasksMax == nil || old.CPUQuotaPerSecUSec != nil && new.CPUQuotaPerSecUSec == nil ||
+		old.AllowedCPUs != nil && new.AllowedCPUs == nil
+}
+
+func (d *Daemon) redefine(verb, name string, c Changes, base func(store.Instance) store.Instance) error {
+	// One at a time, so that two callers who change different keys both have their way.
+	d.accept.Lock()
+	defer d.accept.Unlock()
+	old, err := d.Instance(name)
+	if err != nil {
+		return err
+	}
+	def := base(old.Instance)
+	if err := c.apply(&def); err != nil {
+		return err
+	}
+	if c.Overlays != nil {
+		if err := d.checkOverlaysExist(def); err != nil {
+			return err
+		}
+	}
+	if err := d.Store.UpdateInstance(&def, PortRange); err != nil {
+		return d.definitionError(verb, def, err)
+	}
+	d.mu.Lock()
+	if in := d.instances[name]; in != nil {
+		d.change(in, func(i *Instance) { i.Instance = def })
+	}
+	d.mu.Unlock()
+	return nil
+}
+
+// definition is what a job works by: read when it begins, not when it was accepted.
+func (d *Daemon) definition(j *job) (store.Instance, error) {
+	in, err := d.Instance(j.Target)
+	return in.Instance, err
+}
+
+func (d *Daemon) initialize(ctx context.Context, j *job) error {
+	def, err := d.definition(j)
+	if err != nil {
+		return err
+	}
+	d.step(j, "rendering")
+	if _, err := d.prepare(def); err != nil {
+		return fmt.Errorf("cannot initialize %s: %w", def.Name, err)
+	}
+	if err := d.freshen(ctx, def.Name); err != nil {
+		return fmt.Errorf("cannot initialize %s: %w", def.Name, err)
+	}
+	return nil
+}
+
+// freshen makes systemd read a drop-in that was written since it loaded the unit.
+func (d *Daemon) freshen(ctx context.Context, name string) error {
+	if !d.Config.Stale(name) {
+		return nil
+	}
+	loaded, err := d.Units.Loaded(ctx, units.ServerUnit(name))
+	if err != nil {
+		return err
+	}
+	if loaded {
+		if err := d.Units.Reload(ctx); err != nil {
+			return fmt.Errorf("cannot reload systemd: %w", err)
+		}
+	}
+	return d.Config.ClearStale(name)
+}
+
+func (d *Daemon) start(ctx context.Context, j *job) error {
+	def, err := d.definition(j)
+	if err != nil {
+		return err
+	}
+	server := units.ServerUnit(def.Name)
+	enabled, err := d.Config.Enabled(def.Name)
+	if err != nil {
+		return fmt.Errorf("cannot start %s: %w", def.Name, err)
+	}
+	s, err := d.Units.State(ctx, server)
+	if err != nil {
+		return fmt.Errorf("cannot start %s: %w", def.Name, err)
+	}
+	if s.Active == "active" || s.Active == "reloading" {
+		d.step(j, nothingToDo)
+		return d.Config.Enable(def.Name)
+	}
+	if s.Active == "activating" && s.Sub != "auto-restart" && s.Sub != "auto-restart-queued" {
+		d.step(j, "being started already")
+		if err := d.Config.Enable(def.Name); err != nil {
+			return err
+		}
+		err := d.launchError(ctx, "start", def, d.Units.Start(ctx, server))
+		if err != nil && ctx.Err() != nil && j.resumed {
+			d.undoStart(def.Name, false) // it was this job that began it
+		}
+		return err
+	}
+	if s.Active != "inactive" && s.Active != "failed" {
+		// It waits for its automatic restart, or is on its way down: only what is down gets new files.
+		d.step(j, "stopping")
+		if err := d.down(ctx, def.Name); err != nil {
+			return fmt.Errorf("cannot start %s: %w", def.Name, err)
+		}
+	}
+	err = d.up(ctx, j, "start", def)
+	if err != nil && ctx.Err() != nil {
+		d.undoStart(def.Name, enabled && !j.resumed)
+	}
+	return err
+}
+
+// undoStart takes back a start that was given up, as far as the start itself had changed anything.
+func (d *Daemon) undoStart(name string, wasEnabled bool) {
+	if errors.Is(context.Cause(d.ctx), errClosing) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(d.ctx, undoTime)
+	defer cancel()
+	var err error
+	if !wasEnabled {
+		err = d.Config.Disable(name)
+	}
+	if err := errors.Join(err, d.down(ctx, name)); err != nil {
+		d.Log.Warn("cannot take back a start", "instance", name, "error", err)
+	}
+}
+
+// up renders, enables and starts an instance that is down.
+func (d *Daemon) up(ctx context.Context, j *job, verb string, def store.Instance) error {
+	server := units.ServerUnit(def.Name)
+	if d.Config.Masked(def.Name) {
+		return fmt.Errorf("cannot %s %s: the unit is masked", verb, def.Name)
+	}
+	d.step(j, "rendering")
+	// This also makes systemd forget earlier starts. It counts those of people too, and its limit is for crash loops.
+	if err := d.settle(ctx, def.Name); err != nil {
+		return fmt.Errorf("cannot %s %s: %w", verb, def.Name, err)
+	}
+	if _, err := d.prepare(def); err != nil {
+		return fmt.Errorf("cannot %s %s: %w", verb, def.Name, err)
+	}
+	if err := d.Config.Enable(def.Name); err != nil {
+		return err
+	}
+	if err := d.freshen(ctx, def.Name); err != nil {
+		return fmt.Errorf("cannot %s %s: %w", verb, def.Name, err)
+	}
+	d.step(j, "starting")
+	return d.launchError(ctx, verb, def, d.Units.Start(ctx, server))
+}
+
+// launchError says why a server did not come up: systemd's job knows only that it did not.
+func (d *Daemon) launchError(ctx context.Context, verb string, def store.Instance, err error) error {
+	if err == nil {
+		return nil
+	}
+	if ctx.Err() != nil {
+		return err
+	}
+	f := facts{port: def.Port, restart: def.Restart}
+	var readErr error
+	if f.server, readErr = d.Units.State(ctx, units.ServerUnit(def.Name)); readErr == nil {
+		f.overlay, readErr = d.Units.State(ctx, units.OverlayUnit(def.Name))
+	}
+	if readErr == nil {
+		if f.overlay.Active == "failed" {
+			return fmt.Errorf("cannot %s %s: %s", verb, def.Name, judge(f).cause)
+		}
+		if f.server.Active == "failed" || f.server.Active == "activating" {
+			return fmt.Errorf("cannot %s %s: %s", verb, def.Name, exit(f))
+		}
+	}
+	return fmt.Errorf("cannot %s %s: %w", verb, def.Name, err)
+}
+
+// down stops a server and returns when its files are unmounted too. What is down stays so.
+func (d *Daemon) down(ctx context.Context, name string) error {
+	if err := d.Units.Stop(ctx, units.ServerUnit(name)); err != nil {
+		return err
+	}
+	return d.settle(ctx, name)
+}
+
+// settle waits until a stopped server's files are unmounted, and lets systemd forget how it failed earlier.
+func (d *Daemon) settle(ctx context.Context, name string) error {
+	server, overlay := units.ServerUnit(name), units.OverlayUnit(name)
+	if err := d.Units.ResetFailed(ctx, server); err != nil {
+		return err
+	}
+	for again := true; ; again = false {
+		if err := d.Units.ResetFailed(ctx, overlay); err != nil {
+			return err
+		}
+		// It stops by itself when the server does, but not when the server's start was called off while it was mounting.
+		if err := d.Units.Stop(ctx, overlay); err != nil {
+			return err
+		}
+		if err := d.Units.WaitInactive(ctx, overlay); err != nil {
+			return err
+		}
+		_, mounted, err := d.Layout.Mounted(name)
+		if err != nil || !mounted {
+			return err
+		}
+		if !again {
+			return errors.New("its old files are still mounted; something uses them")
+		}
+		// A mount without its unit: an unmount failed once, or somebody mounted by hand. The unit takes what it finds
+		// mounted as its own, and unmounts it at once, since no server needs it.
+		if err := d.Units.Start(ctx, overlay); err != nil && ctx.Err() != nil {
+			return err
+		}
+	}
+}
+
+func (d *Daemon) stop(ctx context.Context, j *job) error {
+	// No definition is asked for: what is half made can be stopped too.
+	name, server := j.Target, units.ServerUnit(j.Target)
+	// Whatever is wrong with /etc, the server is stopped now; only that it stays so after a boot is not sure then.
+	disable := d.Config.Disable(name)
+	d.step(j, "stopping")
+	if err := d.Units.Stop(ctx, server); err != nil {
+		return errors.Join(disable, fmt.Errorf("cannot stop %s: %w", name, err))
+	}
+	if s, err := d.Units.State(ctx, server); err == nil && s.Result == "timeout" {
+		d.update(j, func(j *Job) { j.Cause = "it did not end in time after SIGINT and was killed" })
+	}
+	if err := d.settle(ctx, name); err != nil {
+		return errors.Join(disable, fmt.Errorf("cannot stop %s: %w", name, err))
+	}
+	return disable
+}
+
+func (d *Daemon) kill(ctx context.Context, j *job) error {
+	name, server := j.Target, units.ServerUnit(j.Target)
+	disable := d.Config.Disable(name)
+	d.step(j, "killing")
+	// The stop is queued first: a bare SIGKILL is a failure, which systemd would answer with a restart.
+	wait, err := d.Units.QueueStop(ctx, server)
+	if err == nil {
+		err = d.Units.Kill(ctx, server, int32(unix.SIGKILL))
+	}
+	if err == nil {
+		err = wait(ctx)
+	}
+	if err == nil {
+		err = d.settle(ctx, name)
+	}
+	if err != nil {
+		err = fmt.Errorf("cannot kill %s: %w", name, err)
+	}
+	return errors.Join(disable, err)
+}
+
+func (d *Daemon) restart(ctx context.Context, j *job) error {
+	def, err := d.definition(j)
+	if err != nil {
+		return err
+	}
+	server := units.ServerUnit(def.Name)
+	s, err := d.Units.State(ctx, server)
+	if err != nil {
+		return fmt.Errorf("cannot restart %s: %w", def.Name, err)
+	}
+	active := s.Active == "active" || s.Active == "reloading"
+	if d.Config.Masked(def.Name) {
+		return fmt.Errorf("cannot restart %s: the unit is masked", def.Name)
+	}
+	// All is written before anything is stopped, for a restart that cannot end well must not begin.
+	r, err := d.prepare(def)
+	if err != nil {
+		return fmt.Errorf("cannot restart %s: %w", def.Name, err)
+	}
+	mounted, ok, err := d.Layout.Mounted(def.Name)
+	if err != nil {
+		return fmt.Errorf("cannot restart %s: %w", def.Name, err)
+	}
+	if active && ok && mounted == r.plan.Digest && !d.Config.Stale(def.Name) && d.staged(def.Name, r.cfg) {
+		if j.resumed && s.ActiveEnter.UnixMicro() >= j.Started {
+			d.step(j, "restarted already")
+			return d.Config.Enable(def.Name)
+		}
+		return d.plainRestart(ctx, j, def)
+	}
+	d.step(j, "stopping")
+	if err := d.down(ctx, def.Name); err != nil {
+		return fmt.Errorf("cannot restart %s: %w", def.Name, err)
+	}
+	err = d.up(ctx, j, "restart", def)
+	if err != nil && ctx.Err() != nil {
+		d.undoStart(def.Name, true)
+	}
+	return err
+}
+
+// staged tells whether a server still has the files that were staged for it: only a mount stages them again.
+func (d *Daemon) staged(name string, cfg map[string][]byte) bool {
+	for file, want := range cfg {
+		got, err := d.readLayer(path.Join("runtime", name, "upper"), path.Join("left4dead2/cfg", file))
+		if err != nil || !bytes.Equal(got, want) {
+			return false
+		}
+	}
+	return true
+}
+
+// plainRestart is for a server whose next start would bring nothing new: no unmount, no reload.
+func (d *Daemon) plainRestart(ctx context.Context, j *job, def store.Instance) error {
+	server := units.ServerUnit(def.Name)
+	if err := d.Config.Enable(def.Name); err != nil {
+		return err
+	}
+	if err := d.Units.ResetFailed(ctx, server); err != nil {
+		return fmt.Errorf("cannot restart %s: %w", def.Name, err)
+	}
+	d.step(j, "restarting")
+	return d.launchError(ctx, "restart", def, d.Units.Restart(ctx, server))
+}
+
+func (d *Daemon) reset(ctx context.Context, j *job) error {
+	if err := d.clear(ctx, j); err != nil {
+		return fmt.Errorf("cannot reset %s: %w", j.Target, err)
+	}
+	return nil
+}
+
+func (d *Daemon) delete(ctx context.Context, j *job) error {
+	name := j.Target
+	if err := d.clear(ctx, j); err != nil {
+		return fmt.Errorf("cannot delete %s: %w", name, err)
+	}
+	if err := d.Config.RemoveDropIn(name); err != nil {
+		return fmt.Errorf("cannot delete %s: %w", name, err)
+	}
+	// A unit that stays loaded would bring the removed settings to the next instance of this name.
+	if loaded, err := d.Units.Loaded(ctx, units.ServerUnit(name)); err != nil || loaded {
+		if err := errors.Join(err, d.Units.Reload(ctx)); err != nil {
+			return fmt.Errorf("cannot delete %s: %w", name, err)
+		}
+	}
+	// The definition goes last: a delete that was interrupted is taken up again by it.
+	d.accept.Lock()
+	defer d.accept.Unlock()
+	if err := d.Store.DeleteInstance(name); err != nil {
+		return fmt.Errorf("cannot delete %s: %w", name, err)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if in := d.instances[name]; in != nil {
+		delete(d.instances, name)
+		d.Events.InstanceRemoved(in.view)
+	}
+	return nil
+}
+
+// clear stops an instance and removes what was rendered for it and what it wrote. It takes any half-made state.
+func (d *Daemon) clear(ctx context.Context, j *job) error {
+	name := j.Target
+	if err := d.stop(ctx, j); err != nil {
+		if ctx.Err() != nil {
+			return err
+		}
+		// A half-made instance must be removable. RemoveRuntime refuses where something is still mounted.
+		d.Log.Warn("stop failed, going on", "instance", name, "error", err)
+	}
+	d.step(j, "removing files")
+	if err := d.Layout.RemoveRuntime(name); err != nil {
+		return err
+	}
+	return d.Layout.RemoveInstance(name)
+}

@@ -1,0 +1,417 @@
+package daemon
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"left4.me/left4/daemon/store"
+	"left4.me/left4/units"
+)
+
+func TestStartEnablesAndStopDisables(t *testing.T) {
+	w := newWorld(t)
+	w.create("a", Changes{Hostname: ptr("My server"), Config: &[]string{"sv_tags x"}})
+	w.do(w.StartInstance, "a", JobDone)
+	if in, _ := w.Instance("a"); in.State != Running || in.Desired != Running || in.Drifted || in.MainPID != 42 {
+		t.Errorf("after start: %+v", in)
+	}
+	if !w.enabled("a") {
+		t.Error("started, but not enabled")
+	}
+	_, cfg, err := w.Layout.ReadInstance("a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimSpace(string(cfg["server.cfg"])), "\n")
+	if len(lines) != 4 || lines[1] != "sv_tags x" || lines[2] != `hostname "My server"` || !strings.HasPrefix(lines[3], "rcon_password ") {
+		t.Errorf("server.cfg is %q", lines)
+	}
+	w.do(w.StopInstance, "a", JobDone)
+	if in, _ := w.Instance("a"); in.State != Stopped || in.Desired != Stopped || !strings.HasPrefix(in.Cause, "stopped by uid 0 (job 2)") && !strings.HasPrefix(in.Cause, "stopped by root (job 2)") {
+		t.Errorf("after stop: %+v", in)
+	}
+	if w.enabled("a") {
+		t.Error("stopped, but enabled")
+	}
+}
+
+func TestStartingWhatRunsDoesNothing(t *testing.T) {
+	w := newWorld(t)
+	w.create("a", Changes{})
+	w.do(w.StartInstance, "a", JobDone)
+	w.do(w.StartInstance, "a", JobDone)
+	if n := w.units.Count("start left4-server@a"); n != 1 {
+		t.Errorf("systemd was asked %d times to start", n)
+	}
+}
+
+func TestARestartThatBringsNothingNewIsPlain(t *testing.T) {
+	w := newWorld(t)
+	w.create("a", Changes{})
+	w.do(w.StartInstance, "a", JobDone)
+	// Without a mount that says what is mounted, a restart has to stop and start.
+	w.do(w.RestartInstance, "a", JobDone)
+	if w.units.Count("stop left4-server@a") != 1 || w.units.Count("restart ") != 0 {
+		t.Errorf("systemd was asked %q", w.units.Calls())
+	}
+}
+
+func TestAStopEndsAStart(t *testing.T) {
+	w := newWorld(t)
+	w.create("a", Changes{})
+	w.units.Hold["start left4-server@a.service"] = make(chan struct{})
+	first, err := w.StartInstance("a", Request{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := w.StartInstance("a", Request{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop, err := w.StopInstance("a", Request{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []uint32{first.ID, second.ID} {
+		if j := w.events.wait(t, id); j.State != JobCanceled || !strings.Contains(j.Cause, "canceled by stop (job 3)") {
+			t.Errorf("job %d: %s, %q", id, j.State, j.Cause)
+		}
+	}
+	if j := w.events.wait(t, stop.ID); j.State != JobDone {
+		t.Errorf("the stop: %s, %q", j.State, j.Cause)
+	}
+	if w.enabled("a") {
+		t.Error("enabled after the stop")
+	}
+}
+
+func TestACanceledStartIsTakenBack(t *testing.T) {
+	w := newWorld(t)
+	w.create("a", Changes{})
+	w.units.Hold["start left4-server@a.service"] = make(chan struct{})
+	j, err := w.StartInstance("a", Request{Requester: 7})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.units.Wait(t, "start left4-server@a")
+	if err := w.CancelJob(j.ID, 0); err != nil {
+		t.Fatal(err)
+	}
+	if j := w.events.wait(t, j.ID); j.State != JobCanceled || !strings.HasPrefix(j.Cause, "canceled by ") {
+		t.Errorf("%s, %q", j.State, j.Cause)
+	}
+	if w.enabled("a") {
+		t.Error("enabled after the cancel")
+	}
+	if w.units.Count("stop left4-server@a") == 0 {
+		t.Error("the half-started server was not stopped")
+	}
+	if err := w.CancelJob(j.ID, 0); AsError(err).Code != Busy {
+		t.Errorf("canceling an ended job: %v", err)
+	}
+}
+
+func TestAJobEndsAtItsDeadline(t *testing.T) {
+	w := newWorld(t)
+	w.create("a", Changes{})
+	w.units.Hold["stop left4-server@a.service"] = make(chan struct{})
+	j, err := w.StopInstance("a", Request{Timeout: time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if j := w.events.wait(t, j.ID); j.State != JobTimeout {
+		t.Errorf("%s, %q", j.State, j.Cause)
+	}
+}
+
+func TestAFailedStartSaysWhy(t *testing.T) {
+	w := newWorld(t)
+	w.create("a", Changes{Port: ptr(uint16(27099))})
+	w.units.Fail["start left4-server@a.service"] = errors.New("the job failed")
+	w.units.OnFail = func(unit string) {
+		w.units.Set(unit, units.State{Active: "failed", Result: "exit-code", PreStart: []units.ExecStatus{{PID: 1, Code: 1, Status: units.PortTaken}}})
+	}
+	j := w.do(w.StartInstance, "a", JobFailed)
+	if j.Cause != "cannot start a: port 27099 is taken by another program" {
+		t.Errorf("cause %q", j.Cause)
+	}
+	if in, _ := w.Instance("a"); in.State != FailedState || !in.Drifted || in.Cause != "port 27099 is taken by another program" {
+		t.Errorf("%+v", in)
+	}
+}
+
+func TestResetKeepsTheDefinitionAndDeleteLeavesNothing(t *testing.T) {
+	w := newWorld(t)
+	w.create("a", Changes{})
+	w.do(w.StartInstance, "a", JobDone)
+	w.mkdir("state/runtime/a/upper/left4dead2/logs")
+	outside := filepath.Join(w.root, "outside")
+	if err := os.WriteFile(outside, []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(w.root, filepath.Join(w.root, "state/runtime/a/upper/link")); err != nil {
+		t.Fatal(err)
+	}
+	w.do(w.ResetInstance, "a", JobDone)
+	if w.exists("state/runtime/a") || w.exists("state/instances/a") {
+		t.Error("reset left files")
+	}
+	if in, err := w.Instance("a"); err != nil || in.Port != 27015 {
+		t.Errorf("the definition after reset: %+v, %v", in, err)
+	}
+	w.do(w.StartInstance, "a", JobDone)
+	w.mkdir("state/runtime/a/upper")
+	w.do(w.DeleteInstance, "a", JobDone)
+	for _, path := range []string{"state/runtime/a", "state/instances/a", "etc/left4-server@a.service.d", "etc/multi-user.target.wants/left4-server@a.service", "run/stale/a"} {
+		if w.exists(path) {
+			t.Errorf("delete left %s", path)
+		}
+	}
+	if _, err := w.Instance("a"); AsError(err).Code != NoSuchInstance {
+		t.Errorf("after delete: %v", err)
+	}
+	if !w.exists("outside") {
+		t.Error("delete followed a link")
+	}
+	w.do(w.DeleteInstance, "a", JobDone)
+	w.create("a", Changes{})
+	if in, _ := w.Instance("a"); in.Port != 27015 {
+		t.Errorf("the port was not freed: %d", in.Port)
+	}
+}
+
+func TestDeleteGoesOnWhenStopFails(t *testing.T) {
+	w := newWorld(t)
+	w.create("a", Changes{})
+	w.mkdir("state/runtime/a/upper")
+	w.units.Fail["stop left4-server@a.service"] = errors.New("unit is broken")
+	w.do(w.DeleteInstance, "a", JobDone)
+	if w.exists("state/runtime/a") {
+		t.Error("files are left")
+	}
+}
+
+func TestCreateRefuses(t *testing.T) {
+	w := newWorld(t)
+	w.mkdir("state/overlays/sm")
+	w.mkdir("state/runtime/left")
+	w.create("a", Changes{Port: ptr(uint16(27020))})
+	for _, c := range []struct {
+		name    string
+		changes Changes
+		code    Code
+	}{
+		{"a", Changes{}, InstanceExists},
+		{"b", Changes{Port: ptr(uint16(27020))}, PortInUse},
+		{"b", Changes{Port: ptr(uint16(80))}, InvalidArgument},
+		{"B", Changes{}, InvalidName},
+		{"-b", Changes{}, InvalidName},
+		{"b/../c", Changes{}, InvalidName},
+		{strings.Repeat("b", 65), Changes{}, InvalidName},
+		{"", Changes{}, InvalidName},
+		{"left", Changes{}, InUse},
+		{"b", Changes{Overlays: &[]store.OverlayRef{{Overlay: "missing"}}}, NoSuchOverlay},
+		{"b", Changes{Overlays: &[]store.OverlayRef{{Overlay: "../overlays/sm"}}}, InvalidArgument},
+		{"b", Changes{Overlays: &[]store.OverlayRef{{Overlay: "/etc"}}}, InvalidArgument},
+		{"b", Changes{Overlays: &[]store.OverlayRef{{Overlay: "sm"}, {Overlay: "sm"}}}, InvalidArgument},
+		{"b", Changes{Overlays: &[]store.OverlayRef{{Overlay: "sm", Alias: "server"}}}, InvalidArgument},
+		{"b", Changes{Overlays: &[]store.OverlayRef{{Overlay: "sm", Alias: "../x"}}}, InvalidArgument},
+		{"b", Changes{Label: ptr("x\ny")}, InvalidArgument},
+		{"b", Changes{Hostname: ptr(`a"; quit; "`)}, InvalidArgument},
+		{"b", Changes{Restart: ptr("sometimes")}, InvalidArgument},
+		{"b", Changes{Config: &[]string{"a\nb"}}, InvalidArgument},
+		{"b", Changes{Limits: &units.Limits{MemoryMax: ptr(uint64(1))}}, InvalidArgument},
+	} {
+		if _, err := w.CreateInstance(c.name, c.changes, 0); err == nil || AsError(err).Code != c.code {
+			t.Errorf("create %q %+v: %v, want %s", c.name, c.changes, err, c.code)
+		}
+	}
+	if all := w.Instances(); len(all) != 1 {
+		t.Errorf("a refused create left something: %v", all)
+	}
+}
+
+func TestArguments(t *testing.T) {
+	for _, ok := range [][]string{{"+map", "c1m1_hotel"}, {"-ip", "10.0.0.1"}, {"+sv_lan", "0"}, {"-tickrate", "60"}, {"port"}, {"$HOME", "%n", `"q"`, `\`, ";"}} {
+		if err := checkArguments(ok); err != nil {
+			t.Errorf("%q: %v", ok, err)
+		}
+	}
+	for _, bad := range []string{"", "x -port 1", "a\tb", "a\nb", "*", "c?", "[a]", "-port", "-PORT", "+hostport", "+rcon_password", "rcon_password", "-game",
+		"-norestart", "-strictportbind", "-fork", "-netconport", "-binary", "-pidfile", "-debug", "-autoupdate", "-steam_dir", "-help", "a\x00", "\xff", "a\u00a0b", strings.Repeat("a", 2000)} {
+		if err := checkArguments([]string{bad}); err == nil || AsError(err).Code != InvalidArgument {
+			t.Errorf("%q: %v, want InvalidArgument", bad, err)
+		}
+	}
+}
+
+func TestServerConfigOrder(t *testing.T) {
+	w := newWorld(t)
+	for name, text := range map[string]string{"top": "a", "mid": "b", "low": "c", "hidden": "d"} {
+		w.mkdir("state/overlays/" + name + "/left4dead2/cfg")
+		if err := os.WriteFile(filepath.Join(w.root, "state/overlays", name, "left4dead2/cfg/server.cfg"), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.create("a", Changes{
+		Overlays: &[]store.OverlayRef{{Overlay: "top", Alias: "*"}, {Overlay: "hidden"}, {Overlay: "mid", Alias: "match"}, {Overlay: "low", Alias: "*"}},
+		Config:   &[]string{"rcon_password stolen"}, Hostname: ptr("h"),
+	})
+	text, err := w.ServerConfig("a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, _ = strings.Cut(text, "\n")
+	want := "exec server_overlay_low\nexec match\nexec server_overlay_top\nrcon_password \"********\"\nhostname \"h\"\nrcon_password \"********\"\n"
+	if text != want {
+		t.Errorf("server.cfg is\n%swant\n%s", text, want)
+	}
+	w.do(func(name string, r Request) (Job, error) { return w.InitializeInstance(name, nil, false, r) }, "a", JobDone)
+	plan, cfg, err := w.Layout.ReadInstance("a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(plan.Lower, []string{"overlays/top", "overlays/hidden", "overlays/mid", "overlays/low", "game/1"}) {
+		t.Errorf("layers %q", plan.Lower)
+	}
+	if string(cfg["match.cfg"]) != "b" || string(cfg["server_overlay_top.cfg"]) != "a" || cfg["server_overlay_hidden.cfg"] != nil {
+		t.Errorf("staged %q", cfg)
+	}
+}
+
+func TestUnfinishedJobsAreTakenUpAgain(t *testing.T) {
+	w := newWorld(t)
+	w.create("a", Changes{})
+	w.units.Hold["start left4-server@a.service"] = make(chan struct{})
+	j, err := w.StartInstance("a", Request{Requester: 5})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.units.Wait(t, "start left4-server@a")
+	w.units.Release("start left4-server@a.service")
+	w.again()
+	if got := w.events.wait(t, j.ID); got.State != JobDone || got.Requester != 5 {
+		t.Errorf("%+v", got)
+	}
+	if in, _ := w.Instance("a"); in.State != Running {
+		t.Errorf("%+v", in)
+	}
+	rows, err := w.Jobs(store.JobFilter{Limit: 10})
+	if err != nil || len(rows) != 1 {
+		t.Errorf("jobs: %v, %v", rows, err)
+	}
+}
+
+// A stop whose end a full disk kept from the database must not be done again over the start that came after it.
+func TestAnOvertakenJobIsNotDoneAgain(t *testing.T) {
+	w := newWorld(t)
+	w.create("a", Changes{})
+	in, _ := w.Instance("a")
+	row := store.Job{ID: 1, Kind: "stop", Target: "a", Instance: in.Created, State: JobRunning, Timeout: time.Minute, Created: now(), Started: now()}
+	if err := w.Store.PutJob(row); err != nil {
+		t.Fatal(err)
+	}
+	later := store.Job{ID: 2, Kind: "start", Target: "a", Instance: in.Created, State: JobDone, Created: now(), Started: now(), Finished: now()}
+	if err := w.Store.PutJob(later); err != nil {
+		t.Fatal(err)
+	}
+	w.units.Set("left4-server@a.service", units.State{Active: "active", MainPID: 77, ActiveEnter: time.Now()})
+	w.again()
+	if j, err := w.Job(1); err != nil || j.State != JobCanceled || j.Cause != "overtaken by start (job 2)" {
+		t.Errorf("%+v, %v", j, err)
+	}
+	if w.units.Count("stop left4-server@a") != 0 {
+		t.Error("the server was stopped")
+	}
+}
+
+// A delete that was accepted for one instance must spare another that took its name.
+func TestAJobIsForTheInstanceThatItWasAcceptedFor(t *testing.T) {
+	w := newWorld(t)
+	w.create("a", Changes{})
+	w.units.Hold["stop left4-server@a.service"] = make(chan struct{})
+	first, err := w.DeleteInstance("a", Request{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := w.DeleteInstance("a", Request{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.units.Wait(t, "stop left4-server@a")
+	if _, err := w.CreateInstance("a", Changes{}, 0); AsError(err).Code != Busy && AsError(err).Code != InstanceExists {
+		t.Errorf("created in the middle of a delete: %v", err)
+	}
+	close(w.units.Hold["stop left4-server@a.service"])
+	if j := w.events.wait(t, first.ID); j.State != JobDone {
+		t.Errorf("%+v", j)
+	}
+	if j := w.events.wait(t, second.ID); j.State != JobDone && j.State != JobSkipped {
+		t.Errorf("%+v", j)
+	}
+	w.create("a", Changes{})
+	row := store.Job{ID: 3, Kind: "delete", Target: "a", Instance: 12345, State: JobQueued, Timeout: time.Minute, Created: now()}
+	if err := w.Store.PutJob(row); err != nil {
+		t.Fatal(err)
+	}
+	w.again()
+	if j := w.events.wait(t, 3); j.State != JobSkipped {
+		t.Errorf("%+v", j)
+	}
+	if _, err := w.Instance("a"); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestManyVerbsSideBySide(t *testing.T) {
+	w := newWorld(t)
+	var ids []uint32
+	for _, name := range []string{"a", "b", "c", "d"} {
+		w.create(name, Changes{})
+	}
+	for i := range 200 {
+		name := string("abcd"[i%4])
+		verb := []func(string, Request) (Job, error){w.StartInstance, w.StopInstance, w.RestartInstance, w.KillInstance, w.ResetInstance}[i%5]
+		if j, err := verb(name, Request{}); err == nil {
+			ids = append(ids, j.ID)
+		} else if AsError(err).Code != QuotaExceeded {
+			t.Fatal(err)
+		}
+	}
+	for _, id := range ids {
+		w.events.wait(t, id)
+	}
+	rows, err := w.Store.UnfinishedJobs()
+	if err != nil || len(rows) != 0 {
+		t.Errorf("unfinished: %v, %v", rows, err)
+	}
+}
+
+func TestRefreshBeganAfterTheAsking(t *testing.T) {
+	var r refresher
+	var looks int
+	gate := make(chan struct{})
+	look := func() { looks++; <-gate }
+	first := r.do(look)
+	second, third := r.do(look), r.do(look)
+	if second != third {
+		t.Error("two who wait do not share a look")
+	}
+	gate <- struct{}{}
+	<-first
+	select {
+	case <-second:
+		t.Error("the second got the first one's look")
+	default:
+	}
+	gate <- struct{}{}
+	<-second
+	if looks != 2 {
+		t.Errorf("%d looks", looks)
+	}
+}

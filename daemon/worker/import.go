@@ -1,0 +1,615 @@
+package main
+
+import (
+	"archive/tar"
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+	"golang.org/x/sys/unix"
+
+	"left4.me/left4/daemon/worker/status"
+	"left4.me/left4/units"
+)
+
+const (
+	maxFile   = 64 << 30               // bytes of one file
+	maxPath   = 4095                   // bytes of a path or of a link's target, as the kernel counts them
+	maxName   = 255                    // bytes of a part of a path
+	maxLinks  = 40                     // links that the kernel follows in one path
+	noteEvery = 500 * time.Millisecond // between two words about the progress
+	hole      = 64 << 10               // bytes; so many zeros in a row are not written
+)
+
+// importer unpacks one archive into one empty directory. Memory does not grow with the number of entries.
+//
+// Everything is opened beneath the directory, and no link is followed, whatever the archive holds. What has no place in the files of a game
+// is refused by the name of its entry: devices, FIFOs, setuid, setgid and sticky files, links that leave the tree, entries that go
+// through a link or turn what is there into something else. A file may be there twice, the last one stays. Owners,
+// extended attributes and the times of directories are not taken over.
+type importer struct {
+	game bool  // it must be a game
+	size int64 // of the stream in bytes, -1 = not known
+	note func(text string)
+	max  int64 // bytes of one file, 0 = maxFile
+
+	files, bytes int64
+
+	root    int
+	in      *input
+	archive *plain
+	noted   time.Time
+	buf     []byte
+	last    directory // where the last entry went
+	links   *os.File  // the paths of all symbolic links, each with a NUL after it
+	pending *bufio.Writer
+}
+
+type directory struct {
+	path string
+	fd   int
+}
+
+// unpack reads stream to its end. When it fails, what was unpacked so far stays.
+func (im *importer) unpack(root int, stream io.Reader) error {
+	im.root = root
+	im.in = &input{r: stream}
+	im.buf = make([]byte, 4*hole)
+	im.last = directory{".", root}
+	defer im.leave()
+	if im.max == 0 {
+		im.max = maxFile
+	}
+
+	if err := im.begin(); err != nil {
+		return im.told(err)
+	}
+	defer im.links.Close()
+	archive, done, err := decompress(im.in)
+	if err != nil {
+		return im.streamError(err)
+	}
+	defer done()
+	im.archive = archive
+	if err := im.entries(); err != nil {
+		return im.told(err)
+	}
+	if err := im.end(); err != nil {
+		return im.told(err)
+	}
+	return nil
+}
+
+// told turns reasons into the words that people know them by.
+func (im *importer) told(err error) error {
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		return fmt.Errorf("disk full after %d files, %d bytes", im.files, im.bytes)
+	}
+	return err
+}
+
+func (im *importer) begin() error {
+	dir, err := units.OpenBeneath(im.root, ".", unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return err
+	}
+	d := os.NewFile(uintptr(dir), ".")
+	defer d.Close()
+	if names, err := d.Readdirnames(1); err != io.EOF {
+		return fmt.Errorf("the directory to unpack into is not empty: %q is there", names)
+	}
+	// A file without a name in the one place that can be written to.
+	const name = ".links"
+	fd, err := units.OpenBeneath(im.root, name, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	im.links = os.NewFile(uintptr(fd), name)
+	im.pending = bufio.NewWriter(im.links)
+	return unix.Unlinkat(im.root, name, 0)
+}
+
+func (im *importer) entries() error {
+	r := tar.NewReader(im.archive)
+	for first := true; ; first = false {
+		h, err := r.Next()
+		if err == io.EOF {
+			// The end is two blocks of zeros, not the end of the stream: that is where one was cut off between two entries.
+			if first {
+				return errors.New("the archive is empty")
+			}
+			if im.archive.ended {
+				return im.cutOff()
+			}
+			break
+		}
+		if err != nil {
+			if first && im.archive.err == nil && (errors.Is(err, tar.ErrHeader) || errors.Is(err, io.ErrUnexpectedEOF)) {
+				return errors.New("the stream is no tar archive, neither plain nor compressed by gzip or zstd")
+			}
+			return im.streamError(err)
+		}
+		if err := im.entry(h, r); err != nil {
+			if im.archive.ended || im.archive.err != nil {
+				return im.streamError(err)
+			}
+			return err
+		}
+		im.progress()
+	}
+	// What follows does not count, but the checksum of a compressed stream comes last, and its writer wants to be rid of all.
+	if _, err := io.Copy(io.Discard, im.archive); err != nil {
+		return im.streamError(err)
+	}
+	return nil
+}
+
+func (im *importer) cutOff() error {
+	return fmt.Errorf("the stream is cut off after %d files", im.files)
+}
+
+// streamError says what is wrong with the stream, whichever layer noticed.
+func (im *importer) streamError(err error) error {
+	if im.in.err != nil {
+		return fmt.Errorf("cannot read the stream: %w", im.in.err)
+	}
+	if im.archive != nil && im.archive.err != nil {
+		err = im.archive.err
+	}
+	switch {
+	case errors.Is(err, errEmpty):
+		return err
+	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
+		return im.cutOff()
+	case errors.Is(err, zstd.ErrWindowSizeExceeded):
+		return fmt.Errorf("the stream refers back more than %d MiB; compress it again without zstd's --long and --ultra", maxWindow>>20)
+	}
+	return fmt.Errorf("the stream is damaged after %d files: %w", im.files, err)
+}
+
+// entry unpacks one entry; errors name it.
+func (im *importer) entry(h *tar.Header, data io.Reader) error {
+	if h.Typeflag == tar.TypeXGlobalHeader {
+		return nil // only attributes, as git writes them
+	}
+	path, err := cleanName(h.Name)
+	if err != nil {
+		return fmt.Errorf("%q: %w", short(h.Name), err)
+	}
+	switch h.Typeflag {
+	case tar.TypeReg, tar.TypeGNUSparse:
+		err = im.file(path, h, data)
+	case tar.TypeDir:
+		err = im.directory(path)
+	case tar.TypeSymlink:
+		err = im.symlink(path, h.Linkname)
+	case tar.TypeLink:
+		err = im.hardLink(path, h)
+	case tar.TypeChar, tar.TypeBlock:
+		err = errors.New("a device is not allowed")
+	case tar.TypeFifo:
+		err = errors.New("a FIFO is not allowed")
+	default:
+		err = fmt.Errorf("an entry of type %q is not known", h.Typeflag)
+	}
+	if err != nil {
+		return fmt.Errorf("%q: %w", short(h.Name), err)
+	}
+	return nil
+}
+
+// short keeps a name that is too long out of errors.
+func short(name string) string {
+	if len(name) > 300 {
+		return name[:300] + "…"
+	}
+	return name
+}
+
+// cleanName is the entry's path below the directory, without "." parts; "" is the directory itself.
+func cleanName(name string) (string, error) {
+	switch {
+	case name == "":
+		return "", errors.New("an empty name is not allowed")
+	case strings.Contains(name, "\x00"):
+		return "", errors.New("a NUL in a name is not allowed")
+	case name[0] == '/':
+		return "", errors.New("an absolute name is not allowed")
+	case len(name) > maxPath:
+		return "", fmt.Errorf("the name has more than %d bytes", maxPath)
+	}
+	var parts []string
+	for _, part := range strings.Split(name, "/") {
+		switch {
+		case part == "" || part == ".":
+			continue
+		case part == "..":
+			return "", errors.New(`".." in a name is not allowed`)
+		case len(part) > maxName:
+			return "", fmt.Errorf("a part of the name has more than %d bytes", maxName)
+		}
+		parts = append(parts, part)
+	}
+	return strings.Join(parts, "/"), nil
+}
+
+// enter opens the directory path, which becomes complete where it is missing.
+func (im *importer) enter(path string) (int, error) {
+	switch path {
+	case ".":
+		return im.root, nil
+	case im.last.path:
+		return im.last.fd, nil
+	}
+	fd, err := units.MkdirAllBeneath(im.root, path, 0o755, -1, -1)
+	switch {
+	case errors.Is(err, unix.ELOOP):
+		return -1, errors.New("its path goes through a link")
+	case errors.Is(err, unix.ENOTDIR):
+		return -1, errors.New("its path goes through a file")
+	case err != nil:
+		return -1, err
+	}
+	im.leave()
+	im.last = directory{path, fd}
+	return fd, nil
+}
+
+func (im *importer) leave() {
+	if im.last.fd != im.root {
+		unix.Close(im.last.fd)
+	}
+	im.last = directory{".", im.root}
+}
+
+// place opens the directory that path lies in. kind (unix.S_IFREG or S_IFLNK) may replace one of its own kind, and nothing else.
+func (im *importer) place(path string, kind uint32) (dir int, name string, err error) {
+	if path == "" {
+		return -1, "", errors.New("the top of the archive must be a directory")
+	}
+	parent, name := split(path)
+	if dir, err = im.enter(parent); err != nil {
+		return -1, "", err
+	}
+	var st unix.Stat_t
+	switch err := unix.Fstatat(dir, name, &st, unix.AT_SYMLINK_NOFOLLOW); {
+	case err == unix.ENOENT:
+		return dir, name, nil
+	case err != nil:
+		return -1, "", err
+	case st.Mode&unix.S_IFMT != kind:
+		return -1, "", fmt.Errorf("the archive has it as %s before", kindName(st.Mode))
+	}
+	return dir, name, unix.Unlinkat(dir, name, 0)
+}
+
+func split(path string) (parent, name string) {
+	if i := strings.LastIndexByte(path, '/'); i >= 0 {
+		return path[:i], path[i+1:]
+	}
+	return ".", path
+}
+
+func kindName(mode uint32) string {
+	switch mode & unix.S_IFMT {
+	case unix.S_IFDIR:
+		return "a directory"
+	case unix.S_IFLNK:
+		return "a link"
+	}
+	return "a file"
+}
+
+func (im *importer) directory(path string) error {
+	if path == "" {
+		return nil
+	}
+	parent, name := split(path)
+	dir, err := im.enter(parent)
+	if err != nil {
+		return err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstatat(dir, name, &st, unix.AT_SYMLINK_NOFOLLOW); err == nil && st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		return fmt.Errorf("the archive has it as %s before", kindName(st.Mode))
+	}
+	_, err = im.enter(path)
+	return err
+}
+
+// notSpecial refuses modes that give a file rights of its own. Archives have them on directories, where they are dropped.
+func notSpecial(mode int64) error {
+	for _, bit := range []struct {
+		bit  int64
+		name string
+	}{{unix.S_ISUID, "setuid"}, {unix.S_ISGID, "setgid"}, {unix.S_ISVTX, "sticky"}} {
+		if mode&bit.bit != 0 {
+			return fmt.Errorf("a %s file is not allowed", bit.name)
+		}
+	}
+	return nil
+}
+
+func (im *importer) file(path string, h *tar.Header, data io.Reader) error {
+	if err := notSpecial(h.Mode); err != nil {
+		return err
+	}
+	if h.Size > im.max {
+		return fmt.Errorf("it has more than %d bytes", im.max)
+	}
+	dir, name, err := im.place(path, unix.S_IFREG)
+	if err != nil {
+		return err
+	}
+	fd, err := units.OpenBeneath(dir, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if err := im.content(fd, data); err != nil {
+		return err
+	}
+	if err := unix.Ftruncate(fd, h.Size); err != nil { // it may end in a hole
+		return err
+	}
+	if err := unix.Fchmod(fd, uint32(h.Mode)&0o755|0o644); err != nil {
+		return err
+	}
+	im.files++
+	// A time that no clock of a builder can have shown stays what it is: now.
+	if s := h.ModTime; s.Unix() >= 0 && s.Before(time.Now().Add(24*time.Hour)) {
+		t, err := unix.TimeToTimespec(s)
+		if err != nil {
+			return err
+		}
+		return unix.UtimesNanoAt(dir, name, []unix.Timespec{t, t}, unix.AT_SYMLINK_NOFOLLOW)
+	}
+	return nil
+}
+
+// content writes what the file holds, and no zeros: what the archive or its maker left out takes no room here either.
+func (im *importer) content(fd int, data io.Reader) error {
+	for at := int64(0); ; {
+		n, err := fill(data, im.buf)
+		for rest := im.buf[:n]; len(rest) > 0; {
+			part := rest[:min(hole, len(rest))]
+			rest = rest[len(part):]
+			if !zero(part) {
+				if err := writeAt(fd, part, at); err != nil {
+					return err
+				}
+			}
+			at += int64(len(part))
+			im.bytes += int64(len(part))
+		}
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		im.progress()
+	}
+}
+
+// fill is io.ReadFull that leaves the reader's error as it is, so that an end can be told from a cut.
+func fill(r io.Reader, buf []byte) (n int, err error) {
+	for n < len(buf) && err == nil {
+		var m int
+		m, err = r.Read(buf[n:])
+		n += m
+	}
+	return n, err
+}
+
+func zero(b []byte) bool { return b[0] == 0 && bytes.Equal(b[1:], b[:len(b)-1]) }
+
+func writeAt(fd int, b []byte, at int64) error {
+	for len(b) > 0 {
+		n, err := unix.Pwrite(fd, b, at)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		b, at = b[n:], at+int64(n)
+	}
+	return nil
+}
+
+func (im *importer) symlink(path, target string) error {
+	switch {
+	case target == "" || len(target) > maxPath || strings.Contains(target, "\x00"):
+		return errors.New("a link without a proper target is not allowed")
+	case target[0] == '/':
+		return fmt.Errorf("a link to an absolute name, %q, is not allowed", short(target))
+	}
+	depth := strings.Count(path, "/")
+	for _, part := range strings.Split(target, "/") {
+		switch part {
+		case "", ".":
+		case "..":
+			depth--
+		default:
+			depth++
+		}
+		if depth < 0 {
+			return fmt.Errorf("a link out of the archive, to %q, is not allowed", short(target))
+		}
+	}
+	dir, name, err := im.place(path, unix.S_IFLNK)
+	if err != nil {
+		return err
+	}
+	if err := unix.Symlinkat(target, dir, name); err != nil {
+		return err
+	}
+	im.files++
+	// Where it leads cannot be known before all is there.
+	_, err = im.pending.WriteString(path + "\x00")
+	return err
+}
+
+func (im *importer) hardLink(path string, h *tar.Header) error {
+	if err := notSpecial(h.Mode); err != nil {
+		return err
+	}
+	target, err := cleanName(h.Linkname)
+	if err != nil {
+		return fmt.Errorf("a link to %q: %w", short(h.Linkname), err)
+	}
+	missing := fmt.Errorf("a link to %q, which is not in the archive before it, is not allowed", short(h.Linkname))
+	if target == "" {
+		return missing
+	}
+	parent, base := split(target)
+	from, err := units.OpenBeneath(im.root, parent, unix.O_PATH|unix.O_DIRECTORY, 0)
+	switch {
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR):
+		return missing
+	case errors.Is(err, unix.ELOOP):
+		return fmt.Errorf("a link to %q, whose path goes through a link, is not allowed", short(h.Linkname))
+	case err != nil:
+		return err
+	}
+	defer unix.Close(from)
+	var st, old unix.Stat_t
+	switch err := unix.Fstatat(from, base, &st, unix.AT_SYMLINK_NOFOLLOW); {
+	case err == unix.ENOENT:
+		return missing
+	case err != nil:
+		return err
+	case st.Mode&unix.S_IFMT != unix.S_IFREG:
+		return fmt.Errorf("a link to %q, which is %s, is not allowed", short(h.Linkname), kindName(st.Mode))
+	}
+	if path != "" {
+		up, name := split(path)
+		dir, err := im.enter(up)
+		if err != nil {
+			return err
+		}
+		// To replace a file by a link to itself would lose it.
+		if unix.Fstatat(dir, name, &old, unix.AT_SYMLINK_NOFOLLOW) == nil && old.Ino == st.Ino && old.Dev == st.Dev {
+			return nil
+		}
+	}
+	dir, name, err := im.place(path, unix.S_IFREG)
+	if err != nil {
+		return err
+	}
+	if err := unix.Linkat(from, base, dir, name, 0); err != nil {
+		return err
+	}
+	im.files++
+	return nil
+}
+
+// end looks at the whole and brings it to the disk.
+func (im *importer) end() error {
+	if im.game {
+		var st unix.Stat_t
+		err := unix.Fstatat(im.root, "srcds_run", &st, unix.AT_SYMLINK_NOFOLLOW)
+		switch {
+		case err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG:
+			return errors.New("the archive holds no srcds_run at its top")
+		case st.Mode&0o100 == 0:
+			return errors.New("srcds_run at the top of the archive is not executable")
+		}
+	}
+	if err := im.pending.Flush(); err != nil {
+		return err
+	}
+	if _, err := im.links.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	for links := bufio.NewReader(im.links); ; {
+		path, err := links.ReadString(0)
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		path = strings.TrimSuffix(path, "\x00")
+		if err := im.staysInside(path); err != nil {
+			return fmt.Errorf("%q: %w", short(path), err)
+		}
+		im.progress()
+	}
+	return unix.Syncfs(im.root)
+}
+
+// staysInside follows the symbolic link at path as the kernel would, and fails where that leaves the tree. What is missing on the
+// way counts as a directory: another layer may bring it.
+func (im *importer) staysInside(path string) error {
+	at := strings.Split(path, "/")
+	todo := at[len(at)-1:]
+	at = at[:len(at)-1]
+	for links := 0; len(todo) > 0; {
+		name := todo[0]
+		todo = todo[1:]
+		switch name {
+		case "", ".":
+			continue
+		case "..":
+			if len(at) == 0 {
+				return errors.New("a link out of the archive is not allowed")
+			}
+			at = at[:len(at)-1]
+			continue
+		}
+		target, err := im.readLink(strings.Join(at, "/"), name)
+		if err != nil {
+			return err
+		}
+		if target == "" {
+			at = append(at[:len(at):len(at)], name)
+			continue
+		}
+		if links++; links > maxLinks {
+			return errors.New("a link that leads through more than 40 others, or to itself, is not allowed")
+		}
+		todo = append(strings.Split(target, "/"), todo...)
+	}
+	return nil
+}
+
+// readLink is where the link name in the directory parent leads; "" if it is none.
+func (im *importer) readLink(parent, name string) (string, error) {
+	if parent == "" {
+		parent = "."
+	}
+	dir, err := units.OpenBeneath(im.root, parent, unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err == nil {
+		defer unix.Close(dir)
+		var n int
+		if n, err = unix.Readlinkat(dir, name, im.buf); err == nil {
+			return string(im.buf[:n]), nil
+		}
+	}
+	for _, none := range []error{unix.ENOENT, unix.ENOTDIR, unix.EINVAL, unix.ENAMETOOLONG} {
+		if errors.Is(err, none) {
+			return "", nil
+		}
+	}
+	return "", err
+}
+
+// progress tells how far it is, now and then.
+func (im *importer) progress() {
+	if now := time.Now(); now.Sub(im.noted) >= noteEvery {
+		im.noted = now
+		fraction := -1.0
+		if im.size > 0 {
+			fraction = float64(im.in.read) / float64(im.size)
+		}
+		im.note(status.Progress(fraction, im.files, im.bytes))
+	}
+}

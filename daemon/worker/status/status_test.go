@@ -1,0 +1,63 @@
+package status
+
+import (
+	"strings"
+	"testing"
+	"unicode"
+	"unicode/utf8"
+)
+
+func TestRoundTrip(t *testing.T) {
+	for _, c := range []struct {
+		text string
+		want Report
+	}{
+		{Progress(0.5, 12, 345), Report{Progress: 0.5, Detail: "12 files, 345 bytes"}},
+		{Progress(-1, 0, 0), Report{Progress: -1, Detail: "0 files, 0 bytes"}},
+		{Progress(1.5, 1, 2), Report{Progress: -1, Detail: "1 files, 2 bytes"}},
+		{Progress(0, 1, 2), Report{Progress: 0, Detail: "1 files, 2 bytes"}},
+		{Done(12, 345), Report{Progress: 1, Done: true, Detail: "12 files, 345 bytes"}},
+		{Error("disk full"), Report{Progress: -1, Failed: "disk full"}},
+		{Error("two\nlines\x1b[31m"), Report{Progress: -1, Failed: "two lines [31m"}},
+		{Error(""), Report{Progress: -1, Failed: "no reason given"}},
+	} {
+		if got := ParseStatus(c.text); got != c.want {
+			t.Errorf("%q: got %+v, want %+v", c.text, got, c.want)
+		}
+	}
+}
+
+func TestNotUnderstood(t *testing.T) {
+	for _, text := range []string{
+		"", "x", "progress", "progress x 1 files", "done", "done 1", "done 1 2 3", "done -1 2", "done 1 2\nerror x", "Done 1 2", "error",
+		"progress NaN 1 files, 2 bytes", "progress +Inf x", "progress -7 x",
+	} {
+		got := ParseStatus(text)
+		if got.Done || got.Progress != -1 {
+			t.Errorf("%q: got %+v", text, got)
+		}
+	}
+	if got := ParseStatus(Error(strings.Repeat("ü", 5000))); len(got.Failed) > 1100 {
+		t.Errorf("%d bytes of a reason", len(got.Failed))
+	}
+}
+
+func FuzzParseStatus(f *testing.F) {
+	f.Add(Progress(0.25, 3, 4))
+	f.Add(Done(3, 4))
+	f.Add(Error("\"a\\n\": no"))
+	f.Fuzz(func(t *testing.T, text string) {
+		r := ParseStatus(text)
+		if r.Progress != -1 && !(0 <= r.Progress && r.Progress <= 1) || r.Done && r.Failed != "" {
+			t.Fatalf("%+v", r)
+		}
+		for _, s := range []string{r.Failed, r.Detail} {
+			if strings.ContainsFunc(s, unicode.IsControl) || !utf8.ValidString(s) {
+				t.Fatalf("%q came out", s)
+			}
+		}
+		if r.Failed != "" && ParseStatus(Error(r.Failed)) != r {
+			t.Fatalf("%+v is not stable: %+v", r, ParseStatus(Error(r.Failed)))
+		}
+	})
+}

@@ -1,0 +1,389 @@
+package dbus
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/godbus/dbus/v5"
+	"golang.org/x/sys/unix"
+
+	"left4.me/left4/dbus/names"
+)
+
+// conn is left4d's own end of the system bus, the only one that others may call.
+//
+// godbus encodes and decodes the bodies, but its receiving side is not used: it starts a goroutine for each call
+// without a bound, decodes before anybody has looked at the size, keeps the descriptors of whatever nobody asked for,
+// and answers some calls before a handler sees them. Any local user can send here, so each message is bounded and
+// owned from its first byte.
+type conn struct {
+	socket *net.UnixConn
+	name   string // the unique name
+
+	mu      sync.Mutex
+	serial  uint32
+	pending map[uint32]chan<- incoming
+	queue   [][]byte
+	queued  int // bytes
+	wake    chan struct{}
+
+	done chan struct{}
+	err  error // why done was closed
+	once sync.Once
+}
+
+// incoming is a message with what came along.
+type incoming struct {
+	header
+	raw  []byte // the whole message; nil where it was too large
+	fds  []int  // owned by whoever has the message
+	lost bool   // some of its descriptors found no place in this process
+	size int
+}
+
+// Bounds of a connection. The largest honest call is a definition: 1000 lines of 511 bytes and 256 arguments.
+const (
+	maxCall   = 1 << 20
+	maxQueue  = 64 << 20 // bytes that wait for a bus that does not read
+	maxFields = 64 << 10 // an object path has no limit of its own
+)
+
+func (m *incoming) closeFDs() {
+	for _, fd := range m.fds {
+		unix.Close(fd)
+	}
+	m.fds = nil
+}
+
+// body decodes the arguments.
+func (m *incoming) body() ([]any, error) {
+	if m.raw == nil {
+		return nil, errors.New("the message is too large")
+	}
+	msg, err := dbus.DecodeMessageWithFDs(bytes.NewReader(m.raw), m.fds)
+	if err != nil {
+		return nil, err
+	}
+	return msg.Body, nil
+}
+
+// dial connects to the system bus, with the passing of descriptors, and says hello.
+func dial(ctx context.Context) (*conn, error) {
+	address := os.Getenv("DBUS_SYSTEM_BUS_ADDRESS")
+	if address == "" {
+		address = "unix:path=/run/dbus/system_bus_socket"
+	}
+	path, err := socketPath(address)
+	if err != nil {
+		return nil, err
+	}
+	socket, err := (&net.Dialer{}).DialContext(ctx, "unix", path)
+	if err != nil {
+		return nil, err
+	}
+	c := &conn{
+		socket: socket.(*net.UnixConn), pending: map[uint32]chan<- incoming{},
+		wake: make(chan struct{}, 1), done: make(chan struct{}),
+	}
+	stop := context.AfterFunc(ctx, func() { socket.Close() })
+	if err := c.authenticate(); err != nil {
+		socket.Close()
+		return nil, fmt.Errorf("the bus does not let us in: %w", err)
+	}
+	if !stop() {
+		return nil, ctx.Err()
+	}
+	return c, nil
+}
+
+// socketPath takes the first unix address of a list; "@" marks an abstract one.
+func socketPath(addresses string) (string, error) {
+	for _, address := range strings.Split(addresses, ";") {
+		rest, ok := strings.CutPrefix(address, "unix:")
+		if !ok {
+			continue
+		}
+		for _, pair := range strings.Split(rest, ",") {
+			key, value, _ := strings.Cut(pair, "=")
+			value, err := url.PathUnescape(value)
+			if err != nil {
+				return "", fmt.Errorf("the bus address %q is not understood", addresses)
+			}
+			switch key {
+			case "path":
+				return value, nil
+			case "abstract":
+				return "@" + value, nil
+			}
+		}
+	}
+	return "", fmt.Errorf("the bus address %q names no unix socket", addresses)
+}
+
+// authenticate speaks the D-Bus specification's "Authentication Protocol" with EXTERNAL.
+func (c *conn) authenticate() error {
+	uid := hex.EncodeToString([]byte(strconv.Itoa(os.Getuid())))
+	// The server sends nothing of its own before Hello, so the reader can take no byte that belongs to a message.
+	r := bufio.NewReader(c.socket)
+	for _, step := range []struct{ send, want string }{
+		{"\x00AUTH EXTERNAL " + uid + "\r\n", "OK "},
+		{"NEGOTIATE_UNIX_FD\r\n", "AGREE_UNIX_FD"},
+	} {
+		if _, err := io.WriteString(c.socket, step.send); err != nil {
+			return err
+		}
+		line, err := r.ReadString('\n')
+		if err != nil {
+			return err
+		}
+		if !strings.HasPrefix(line, step.want) {
+			return fmt.Errorf("it answered %q", strings.TrimSpace(line))
+		}
+	}
+	_, err := io.WriteString(c.socket, "BEGIN\r\n")
+	return err
+}
+
+// run reads until the connection ends; deliver gets all that is no answer to a call of ours, and owns it.
+func (c *conn) run(deliver func(incoming)) {
+	go c.write()
+	for {
+		m, err := c.read()
+		if err != nil {
+			c.fail(err)
+			return
+		}
+		if m.kind == dbus.TypeMethodReply || m.kind == dbus.TypeError {
+			m.closeFDs()
+			// Only the bus itself is ever called over this connection; nobody else can answer for it.
+			if m.sender == names.Bus {
+				c.answer(m)
+			}
+			continue
+		}
+		deliver(m)
+	}
+}
+
+func (c *conn) answer(m incoming) {
+	c.mu.Lock()
+	waiter := c.pending[m.reply]
+	delete(c.pending, m.reply)
+	c.mu.Unlock()
+	if waiter != nil {
+		waiter <- m
+	}
+}
+
+// read takes the next message. What is wrong with one message alone is no error: any user can send it. A message whose
+// header is too large or not understood comes back without a kind.
+func (c *conn) read() (m incoming, err error) {
+	defer func() {
+		if err != nil {
+			m.closeFDs()
+		}
+	}()
+	fixed := make([]byte, fixedHeader)
+	if err := c.readFull(fixed, &m); err != nil {
+		return m, err
+	}
+	h, padded, err := parseFixed(fixed)
+	if err != nil {
+		return m, err // where the next message begins is not known any more
+	}
+	if padded > maxFields {
+		return m, c.discard(int(padded)+int(h.body), &m)
+	}
+	keep := h.body
+	if keep > maxCall {
+		keep = 0
+	}
+	m.raw = make([]byte, fixedHeader+padded+keep)
+	copy(m.raw, fixed)
+	if err := c.readFull(m.raw[fixedHeader:], &m); err != nil {
+		return m, err
+	}
+	m.size = len(m.raw)
+	known := h.parseFields(m.raw[fixedHeader:fixedHeader+padded], h.order.Uint32(fixed[12:])) == nil
+	if keep != h.body {
+		m.raw = nil
+		if err := c.discard(int(h.body), &m); err != nil {
+			return m, err
+		}
+	}
+	if known {
+		m.header = h
+	}
+	return m, nil
+}
+
+// readFull reads exactly b, so that no byte and no descriptor of the next message comes along.
+func (c *conn) readFull(b []byte, m *incoming) error {
+	var oob [4096]byte // more than the 253 descriptors that the kernel lets one message carry
+	for len(b) > 0 {
+		n, oobn, flags, _, err := c.socket.ReadMsgUnix(b, oob[:])
+		if oobn > 0 {
+			// Whatever else goes wrong, what has arrived is ours to close.
+			if messages, err := unix.ParseSocketControlMessage(oob[:oobn]); err == nil {
+				for _, message := range messages {
+					if got, err := unix.ParseUnixRights(&message); err == nil {
+						m.fds = append(m.fds, got...)
+					}
+				}
+			}
+		}
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			return io.EOF
+		}
+		if flags&unix.MSG_CTRUNC != 0 {
+			m.lost = true // this process has as many open as it may; the bytes are all there
+		}
+		b = b[n:]
+	}
+	return nil
+}
+
+func (c *conn) discard(n int, m *incoming) error {
+	buffer := make([]byte, 64<<10)
+	for n > 0 {
+		part := buffer[:min(n, len(buffer))]
+		if err := c.readFull(part, m); err != nil {
+			return err
+		}
+		n -= len(part)
+	}
+	return nil
+}
+
+// send queues a message; it never blocks. Messages leave in the order of the calls.
+func (c *conn) send(msg *dbus.Message) (serial uint32, err error) {
+	var b bytes.Buffer
+	if len(msg.Body) > 0 {
+		msg.Headers[dbus.FieldSignature] = dbus.MakeVariant(dbus.SignatureOf(msg.Body...))
+	}
+	if err := msg.EncodeTo(&b, binary.LittleEndian); err != nil {
+		return 0, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.push(b.Bytes())
+}
+
+// push gives an encoded message its serial, which godbus sets on its own connections only, and queues it.
+func (c *conn) push(b []byte) (uint32, error) {
+	if c.queued+len(b) > maxQueue {
+		go c.fail(errors.New("the bus does not read what it is sent"))
+		return 0, io.ErrShortWrite
+	}
+	if c.serial++; c.serial == 0 {
+		c.serial++
+	}
+	binary.LittleEndian.PutUint32(b[8:], c.serial)
+	c.queue = append(c.queue, b)
+	c.queued += len(b)
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+	return c.serial, nil
+}
+
+func (c *conn) write() {
+	for {
+		select {
+		case <-c.wake:
+		case <-c.done:
+			return
+		}
+		c.mu.Lock()
+		batch := net.Buffers(c.queue)
+		c.queue = nil
+		c.mu.Unlock()
+		n, err := batch.WriteTo(c.socket)
+		if err != nil {
+			c.fail(err)
+			return
+		}
+		c.mu.Lock()
+		c.queued -= int(n)
+		c.mu.Unlock()
+	}
+}
+
+// flush returns when all that was queued before has been handed to the kernel, or the connection or ctx has ended. The
+// bus answers in order, so a round trip shows it.
+func (c *conn) flush(ctx context.Context) {
+	c.call(ctx, "GetId")
+}
+
+// call asks the bus itself and returns the answer's arguments.
+func (c *conn) call(ctx context.Context, member string, args ...any) ([]any, error) {
+	msg := &dbus.Message{Type: dbus.TypeMethodCall, Headers: map[dbus.HeaderField]dbus.Variant{
+		dbus.FieldDestination: dbus.MakeVariant(names.Bus),
+		dbus.FieldPath:        dbus.MakeVariant(names.BusPath),
+		dbus.FieldInterface:   dbus.MakeVariant(names.Bus),
+		dbus.FieldMember:      dbus.MakeVariant(member),
+	}, Body: args}
+	if len(args) > 0 {
+		msg.Headers[dbus.FieldSignature] = dbus.MakeVariant(dbus.SignatureOf(args...))
+	}
+	var b bytes.Buffer
+	if err := msg.EncodeTo(&b, binary.LittleEndian); err != nil {
+		return nil, err
+	}
+	answer := make(chan incoming, 1)
+	c.mu.Lock()
+	serial, err := c.push(b.Bytes())
+	if err == nil {
+		c.pending[serial] = answer
+	}
+	c.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case m := <-answer:
+		body, err := m.body()
+		if err != nil {
+			return nil, err
+		}
+		if m.kind == dbus.TypeError {
+			return nil, dbus.Error{Name: m.errorName, Body: body}
+		}
+		return body, nil
+	case <-ctx.Done():
+		err = ctx.Err()
+	case <-c.done:
+		err = c.err
+	}
+	c.mu.Lock()
+	delete(c.pending, serial)
+	c.mu.Unlock()
+	return nil, err
+}
+
+func (c *conn) fail(err error) {
+	c.once.Do(func() {
+		if errors.Is(err, io.EOF) {
+			err = errors.New("the bus closed the connection")
+		}
+		c.err = err
+		close(c.done)
+		c.socket.Close()
+	})
+}

@@ -1,0 +1,110 @@
+// Package names holds the words of left4's bus face that its server and its clients share: the service, the
+// interfaces, the error names and the way a name becomes an object path. It imports nothing of left4.
+package names
+
+import (
+	"strconv"
+	"strings"
+
+	"github.com/godbus/dbus/v5"
+)
+
+// The service, its objects and its interfaces. They are version 1 of the face: never renamed, only added to.
+const (
+	Service   = "me.left4"
+	Root      = dbus.ObjectPath("/me/left4")
+	Manager   = "me.left4.Manager"
+	Instance  = "me.left4.Instance"
+	Job       = "me.left4.Job"
+	Error     = "me.left4.Error." // prefix of left4's own error names
+	instances = "/me/left4/instance/"
+	jobs      = "/me/left4/job/"
+)
+
+// Names of interfaces and errors that the D-Bus specification gives.
+const (
+	Bus             = "org.freedesktop.DBus"
+	BusPath         = dbus.ObjectPath("/org/freedesktop/DBus")
+	Properties      = "org.freedesktop.DBus.Properties"
+	ObjectManager   = "org.freedesktop.DBus.ObjectManager"
+	Introspectable  = "org.freedesktop.DBus.Introspectable"
+	Peer            = "org.freedesktop.DBus.Peer"
+	ErrAccessDenied = "org.freedesktop.DBus.Error.AccessDenied"
+	ErrInteractive  = "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired"
+)
+
+// InstancePath is the object of an instance.
+func InstancePath(name string) dbus.ObjectPath {
+	return dbus.ObjectPath(instances + EscapeLabel(name))
+}
+
+// InstanceName is the name behind an instance's object; ok is false for any other path.
+func InstanceName(path dbus.ObjectPath) (name string, ok bool) {
+	label, ok := strings.CutPrefix(string(path), instances)
+	if !ok {
+		return "", false
+	}
+	return UnescapeLabel(label)
+}
+
+// JobPath is the object of a job.
+func JobPath(id uint32) dbus.ObjectPath {
+	return dbus.ObjectPath(jobs + strconv.FormatUint(uint64(id), 10))
+}
+
+// JobID is the id behind a job's object; ok is false for any other path.
+func JobID(path dbus.ObjectPath) (id uint32, ok bool) {
+	digits, ok := strings.CutPrefix(string(path), jobs)
+	if !ok {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(digits, 10, 32)
+	if err != nil || strconv.FormatUint(n, 10) != digits {
+		return 0, false
+	}
+	return uint32(n), true
+}
+
+// EscapeLabel makes one element of an object path from any string as systemd's bus_label_escape does: letters and
+// digits stay, a digit at the start and every other byte become _ and two hexadecimal digits, nothing becomes "_".
+func EscapeLabel(s string) string {
+	if s == "" {
+		return "_"
+	}
+	const hex = "0123456789abcdef"
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		c := s[i]
+		letter := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z'
+		if letter || i > 0 && c >= '0' && c <= '9' {
+			b.WriteByte(c)
+			continue
+		}
+		b.Write([]byte{'_', hex[c>>4], hex[c&15]})
+	}
+	return b.String()
+}
+
+// UnescapeLabel is the reverse of EscapeLabel. It takes only what EscapeLabel gives, so that an object has one path.
+func UnescapeLabel(label string) (s string, ok bool) {
+	if label == "_" {
+		return "", true
+	}
+	var b strings.Builder
+	for i := 0; i < len(label); i++ {
+		if label[i] != '_' {
+			b.WriteByte(label[i])
+			continue
+		}
+		if i+2 >= len(label) {
+			return "", false
+		}
+		c, err := strconv.ParseUint(label[i+1:i+3], 16, 8)
+		if err != nil {
+			return "", false
+		}
+		b.WriteByte(byte(c))
+		i += 2
+	}
+	return b.String(), EscapeLabel(b.String()) == label
+}

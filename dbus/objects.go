@@ -1,0 +1,212 @@
+package dbus
+
+import (
+	"os"
+	"reflect"
+	"strings"
+
+	"github.com/godbus/dbus/v5"
+
+	"left4.me/left4/daemon"
+	"left4.me/left4/dbus/names"
+	"left4.me/left4/units"
+)
+
+// Interfaces of every object, of the root, and of the nodes between.
+var (
+	everywhere = []string{names.Introspectable, names.Peer, names.Properties}
+	onRoot     = append([]string{names.Manager, names.ObjectManager}, everywhere...)
+	onInstance = append([]string{names.Instance}, everywhere...)
+	onJob      = append([]string{names.Job}, everywhere...)
+	between    = []string{names.Introspectable, names.Peer}
+)
+
+// interfaces of an object; nil where there is no such object.
+func (s *Server) interfaces(path dbus.ObjectPath) []string {
+	switch path {
+	case names.Root:
+		return onRoot
+	case "/", "/me", "/me/left4/instance", "/me/left4/job":
+		return between
+	}
+	if name, ok := names.InstanceName(path); ok {
+		if _, err := s.daemon.Instance(name); err == nil {
+			return onInstance
+		}
+	}
+	if id, ok := names.JobID(path); ok {
+		if _, err := s.daemon.Job(id); err == nil {
+			return onJob
+		}
+	}
+	return nil
+}
+
+// properties of an object's interface; nil where it has none.
+func (s *Server) properties(path dbus.ObjectPath, iface string) map[string]dbus.Variant {
+	switch iface {
+	case names.Manager:
+		if path == names.Root {
+			return map[string]dbus.Variant{
+				"Version":      dbus.MakeVariant(s.daemon.Version),
+				"GameRevision": dbus.MakeVariant(s.daemon.GameRevision()),
+			}
+		}
+	case names.Instance:
+		if name, ok := names.InstanceName(path); ok {
+			if in, err := s.daemon.Instance(name); err == nil {
+				return instanceProperties(in)
+			}
+		}
+	case names.Job:
+		if id, ok := names.JobID(path); ok {
+			if j, err := s.daemon.Job(id); err == nil {
+				return jobProperties(j)
+			}
+		}
+	}
+	return nil
+}
+
+func instanceProperties(in daemon.Instance) map[string]dbus.Variant {
+	return map[string]dbus.Variant{
+		"Name":           dbus.MakeVariant(in.Name),
+		"Label":          dbus.MakeVariant(in.Label),
+		"Blueprint":      dbus.MakeVariant(""),
+		"Overlays":       dbus.MakeVariant(writeOverlays(in.Overlays.V)),
+		"Port":           dbus.MakeVariant(in.Port),
+		"Unit":           dbus.MakeVariant(units.ServerUnit(in.Name)),
+		"Owner":          dbus.MakeVariant(in.Owner),
+		"State":          dbus.MakeVariant(in.State),
+		"DesiredState":   dbus.MakeVariant(in.Desired),
+		"Drifted":        dbus.MakeVariant(in.Drifted),
+		"PendingRestart": dbus.MakeVariant(in.PendingRestart),
+		"Cause":          dbus.MakeVariant(in.Cause),
+		"MainPID":        dbus.MakeVariant(in.MainPID),
+		"StateSince":     dbus.MakeVariant(uint64(in.Since)),
+		"Restarts":       dbus.MakeVariant(in.Restarts),
+		"Limits":         dbus.MakeVariant(writeLimits(in.Limits.V)),
+	}
+}
+
+func jobProperties(j daemon.Job) map[string]dbus.Variant {
+	return map[string]dbus.Variant{
+		"Id":         dbus.MakeVariant(j.ID),
+		"Kind":       dbus.MakeVariant(j.Kind),
+		"Target":     dbus.MakeVariant(j.Target),
+		"State":      dbus.MakeVariant(j.State),
+		"Progress":   dbus.MakeVariant(j.Progress),
+		"Status":     dbus.MakeVariant(j.Status),
+		"Requester":  dbus.MakeVariant(j.Requester),
+		"Cause":      dbus.MakeVariant(j.Cause),
+		"Created":    dbus.MakeVariant(uint64(j.Created)),
+		"Started":    dbus.MakeVariant(uint64(j.Started)),
+		"Finished":   dbus.MakeVariant(uint64(j.Finished)),
+		"Cancelable": dbus.MakeVariant(j.Cancelable),
+	}
+}
+
+// changed are the properties that differ.
+func changed(old, new map[string]dbus.Variant) map[string]dbus.Variant {
+	diff := map[string]dbus.Variant{}
+	for key, value := range new {
+		if !reflect.DeepEqual(old[key].Value(), value.Value()) {
+			diff[key] = value
+		}
+	}
+	return diff
+}
+
+func (s *Server) getManagedObjects(*call) ([]any, error) {
+	objects := map[dbus.ObjectPath]map[string]map[string]dbus.Variant{}
+	for _, in := range s.daemon.Instances() {
+		objects[names.InstancePath(in.Name)] = map[string]map[string]dbus.Variant{names.Instance: instanceProperties(in)}
+	}
+	for _, j := range s.daemon.LiveJobs() {
+		objects[names.JobPath(j.ID)] = map[string]map[string]dbus.Variant{names.Job: jobProperties(j)}
+	}
+	return []any{objects}, nil
+}
+
+func (s *Server) getProperty(c *call) ([]any, error) {
+	iface, name := c.args[0].(string), c.args[1].(string)
+	all, err := s.propertiesOf(c, iface)
+	if err != nil {
+		return nil, err
+	}
+	value, ok := all[name]
+	if !ok {
+		return nil, dbusError("org.freedesktop.DBus.Error.UnknownProperty", "there is no property %q", name)
+	}
+	return []any{value}, nil
+}
+
+func (s *Server) getProperties(c *call) ([]any, error) {
+	all, err := s.propertiesOf(c, c.args[0].(string))
+	return []any{all}, err
+}
+
+// propertiesOf are those of one interface, or of all where the caller names none (the specification lets it).
+func (s *Server) propertiesOf(c *call, iface string) (map[string]dbus.Variant, error) {
+	all := map[string]dbus.Variant{}
+	known := iface == ""
+	for _, i := range s.interfaces(c.path) {
+		if iface == "" || iface == i {
+			known = true
+			for key, value := range s.properties(c.path, i) {
+				all[key] = value
+			}
+		}
+	}
+	if !known {
+		return nil, dbusError("org.freedesktop.DBus.Error.UnknownInterface", "%s has no interface %q", c.path, iface)
+	}
+	return all, nil
+}
+
+func (s *Server) setProperty(c *call) ([]any, error) {
+	if _, err := s.getProperty(c); err != nil {
+		return nil, err
+	}
+	return nil, dbusError("org.freedesktop.DBus.Error.PropertyReadOnly", "property %s cannot be set; its interface has methods for what can be changed", c.args[1])
+}
+
+func (s *Server) introspect(c *call) ([]any, error) {
+	var b strings.Builder
+	b.WriteString("<!DOCTYPE node PUBLIC \"-//freedesktop//DTD D-BUS Object Introspection 1.0//EN\"\n" +
+		" \"http://www.freedesktop.org/standards/dbus/1.0/introspect.dtd\">\n<node>\n")
+	for _, iface := range s.interfaces(c.path) {
+		b.WriteString(s.face.text[iface])
+	}
+	for _, child := range s.children(c.path) {
+		b.WriteString("  <node name=\"" + child + "\"/>\n")
+	}
+	b.WriteString("</node>\n")
+	return []any{b.String()}, nil
+}
+
+func (s *Server) children(path dbus.ObjectPath) []string {
+	var children []string
+	switch path {
+	case "/":
+		return []string{"me"}
+	case "/me":
+		return []string{"left4"}
+	case names.Root:
+		return []string{"instance", "job"}
+	case "/me/left4/instance":
+		for _, in := range s.daemon.Instances() {
+			children = append(children, names.EscapeLabel(in.Name))
+		}
+	case "/me/left4/job":
+		for _, j := range s.daemon.LiveJobs() {
+			children = append(children, strings.TrimPrefix(string(names.JobPath(j.ID)), "/me/left4/job/"))
+		}
+	}
+	return children
+}
+
+func (s *Server) machineID(*call) ([]any, error) {
+	id, err := os.ReadFile("/etc/machine-id")
+	return []any{strings.TrimSpace(string(id))}, err
+}

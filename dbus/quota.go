@@ -1,0 +1,151 @@
+package dbus
+
+import (
+	"context"
+	"sync"
+)
+
+// Bounds of what may be under way at once. A person or a script has one call open at a time, a busy program some
+// hundred; what is over is refused at once and can be sent again.
+const (
+	maxCalls       = 4096
+	maxCallerCalls = 256
+	maxBytes       = 32 << 20
+	maxCallerBytes = 4 << 20
+	maxUserCalls   = maxCalls / 4
+	maxUserBytes   = maxBytes / 4
+)
+
+// quota counts the calls and bytes that each sender, and all together, have under way.
+type quota struct {
+	mu      sync.Mutex
+	callers map[string]*caller
+	calls   int
+	bytes   int
+	asks    map[uint32]int // open questions at polkit, by uid
+	users   map[uint32]*share
+}
+
+// share is what all connections of one user have under way.
+type share struct{ calls, bytes int }
+
+// caller is one connection on the bus that has calls under way.
+type caller struct {
+	name   string
+	ctx    context.Context // ends when the connection does
+	cancel context.CancelFunc
+	calls  int
+	bytes  int
+
+	mu    sync.Mutex
+	uid   uint32
+	known bool
+}
+
+func newQuota() *quota {
+	return &quota{callers: map[string]*caller{}, asks: map[uint32]int{}, users: map[uint32]*share{}}
+}
+
+func (q *quota) enter(name string, bytes int) (*caller, error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	who := q.callers[name]
+	calls, held := 0, 0
+	if who != nil {
+		calls, held = who.calls, who.bytes
+	}
+	if q.calls >= maxCalls || q.bytes+bytes > maxBytes || calls >= maxCallerCalls || held+bytes > maxCallerBytes {
+		return nil, dbusError("org.freedesktop.DBus.Error.LimitsExceeded", "too many calls are under way; wait for answers")
+	}
+	if who == nil {
+		who = &caller{name: name}
+		who.ctx, who.cancel = context.WithCancel(context.Background())
+		q.callers[name] = who
+	}
+	who.calls++
+	who.bytes += bytes
+	q.calls++
+	q.bytes += bytes
+	return who, nil
+}
+
+func (q *quota) leave(who *caller, bytes int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	who.calls--
+	who.bytes -= bytes
+	q.calls--
+	q.bytes -= bytes
+	if who.calls == 0 && q.callers[who.name] == who {
+		delete(q.callers, who.name)
+		who.cancel()
+	}
+}
+
+// gone ends the calls of a connection that has left the bus.
+func (q *quota) gone(name string) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if who := q.callers[name]; who != nil {
+		who.cancel()
+	}
+}
+
+// ask takes one of a user's places at polkit; asked gives it back.
+func (q *quota) ask(uid uint32) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.asks[uid] >= maxQuestions {
+		return false
+	}
+	q.asks[uid]++
+	return true
+}
+
+func (q *quota) asked(uid uint32) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.asks[uid]--; q.asks[uid] == 0 {
+		delete(q.asks, uid)
+	}
+}
+
+// claim counts a call for its user, as soon as the bus has told who that is: nobody may take all there is. Root is not
+// counted at all, so that others cannot lock it out.
+func (q *quota) claim(uid uint32, bytes int) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if uid == 0 {
+		q.calls--
+		q.bytes -= bytes
+		return nil
+	}
+	u := q.users[uid]
+	if u == nil {
+		u = &share{}
+		q.users[uid] = u
+	}
+	if u.calls >= maxUserCalls || u.bytes+bytes > maxUserBytes {
+		return dbusError("org.freedesktop.DBus.Error.LimitsExceeded", "too many calls of yours are under way; wait for answers")
+	}
+	u.calls++
+	u.bytes += bytes
+	return nil
+}
+
+// release takes back what claim has done.
+func (q *quota) release(uid uint32, bytes int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if uid == 0 {
+		q.calls++
+		q.bytes += bytes
+		return
+	}
+	u := q.users[uid]
+	u.calls--
+	u.bytes -= bytes
+	if u.calls == 0 {
+		delete(q.users, uid)
+	}
+}

@@ -1,0 +1,324 @@
+// Package dbus is left4's face on the system bus: names, object paths, errors, introspection and signals. It decides
+// nothing: package daemon does, and polkit says who may.
+//
+// Around every call stand, in this order: a quota for its sender and for all, the table of methods with the exact
+// signature, the caller's lifetime, polkit, a second look at the object, the call itself with a recover around it, and
+// the mapping of its error. A call is answered exactly once.
+package dbus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/godbus/dbus/v5"
+
+	"left4.me/left4/daemon"
+	"left4.me/left4/dbus/names"
+	"left4.me/left4/polkit"
+)
+
+// Authorizer answers whether a caller may; *polkit.Authority does.
+type Authorizer interface {
+	Check(ctx context.Context, r polkit.Request) (polkit.Answer, error)
+}
+
+// Server is the face of one daemon on one connection.
+type Server struct {
+	daemon *daemon.Daemon
+	auth   Authorizer
+	log    *slog.Logger
+	conn   *conn
+	face   *face
+	quota  *quota
+	hello  atomic.Bool   // the bus knows us; before that nobody can listen
+	big    chan struct{} // capacity 1: the turn to decode a big body
+	ctx    context.Context
+	cancel context.CancelFunc
+	calls  sync.WaitGroup
+}
+
+// Dial connects to the system bus. Nothing is answered before Serve.
+func Dial(ctx context.Context, log *slog.Logger) (*Server, error) {
+	f, err := newFace()
+	if err != nil {
+		return nil, fmt.Errorf("internal error: %w", err)
+	}
+	c, err := dial(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("cannot connect to the system bus: %w", err)
+	}
+	s := &Server{log: log, conn: c, face: f, quota: newQuota(), big: make(chan struct{}, 1)}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	return s, nil
+}
+
+// Serve answers for d from now on and takes the name; it returns when the name is ours.
+func (s *Server) Serve(ctx context.Context, d *daemon.Daemon, auth Authorizer) error {
+	s.daemon, s.auth = d, auth
+	go s.conn.run(s.deliver)
+	hello, err := s.conn.call(ctx, "Hello")
+	if err != nil {
+		return fmt.Errorf("cannot say hello to the system bus: %w", err)
+	}
+	s.conn.name, _ = hello[0].(string)
+	s.hello.Store(true)
+	// A name that goes has an empty new owner: this is how the end of a caller is seen.
+	rule := "type='signal',sender='org.freedesktop.DBus',member='NameOwnerChanged',arg2=''"
+	if _, err := s.conn.call(ctx, "AddMatch", rule); err != nil {
+		return fmt.Errorf("cannot follow the callers on the system bus: %w", err)
+	}
+	// DBUS_NAME_FLAG_DO_NOT_QUEUE: two left4d would work against each other.
+	reply, err := s.conn.call(ctx, "RequestName", names.Service, uint32(dbus.NameFlagDoNotQueue))
+	if err != nil {
+		return fmt.Errorf("cannot take the name %s on the system bus: %w", names.Service, err)
+	}
+	if code, _ := reply[0].(uint32); dbus.RequestNameReply(code) != dbus.RequestNameReplyPrimaryOwner {
+		return fmt.Errorf("cannot take the name %s on the system bus: another left4d has it", names.Service)
+	}
+	return nil
+}
+
+// Done is closed when the bus is lost; Err then says why.
+func (s *Server) Done() <-chan struct{} { return s.conn.done }
+
+// Err says why the bus was lost.
+func (s *Server) Err() error { return s.conn.err }
+
+// Close ends the calls that wait, gives the others up to ctx to be answered, and leaves the bus.
+func (s *Server) Close(ctx context.Context) {
+	s.cancel()
+	ended := make(chan struct{})
+	go func() { s.calls.Wait(); close(ended) }()
+	select {
+	case <-ended:
+	case <-ctx.Done():
+	}
+	s.conn.flush(ctx)
+	s.conn.fail(errors.New("left4d has left"))
+}
+
+// call is one method call on its way.
+type call struct {
+	header
+	ctx    context.Context
+	uid    uint32
+	method *method
+	args   []any
+	fds    []int // those of args; who uses one takes it out
+	size   int
+	// turn is held while a big body is decoded and looked through.
+	turn    chan struct{}
+	claimed bool // counted for its user
+}
+
+func (c *call) interactive() bool {
+	return c.flags&dbus.FlagAllowInteractiveAuthorization != 0
+}
+
+// deliver takes a message from the connection. It must not wait.
+func (s *Server) deliver(m incoming) {
+	switch m.kind {
+	case dbus.TypeMethodCall:
+		// Descriptors count against this process as a whole, so none is kept for a method that takes none.
+		if m.lost || !strings.Contains(m.signature, "h") || len(m.fds) != 1 {
+			m.closeFDs()
+		}
+		who, err := s.quota.enter(m.sender, m.size)
+		if err != nil {
+			m.closeFDs()
+			s.reply(m.header, nil, err)
+			return
+		}
+		s.calls.Add(1)
+		go func() {
+			defer s.calls.Done()
+			defer s.quota.leave(who, m.size)
+			s.handle(m, who)
+		}()
+	case dbus.TypeSignal:
+		m.closeFDs()
+		s.signal(m)
+	default:
+		m.closeFDs()
+	}
+}
+
+func (s *Server) signal(m incoming) {
+	if m.sender != names.Bus || m.iface != names.Bus {
+		return
+	}
+	switch m.member {
+	case "NameOwnerChanged":
+		if body, err := m.body(); err == nil && len(body) == 3 && body[2] == "" {
+			if name, _ := body[0].(string); strings.HasPrefix(name, ":") {
+				s.quota.gone(name)
+			}
+		}
+	case "NameLost":
+		if body, err := m.body(); err == nil && len(body) == 1 && body[0] == names.Service {
+			s.conn.fail(errors.New("the name " + names.Service + " was lost"))
+		}
+	}
+}
+
+// handle answers one call.
+func (s *Server) handle(m incoming, who *caller) {
+	ctx, cancel := context.WithCancel(who.ctx)
+	defer cancel()
+	defer context.AfterFunc(s.ctx, cancel)()
+	c := &call{header: m.header, ctx: ctx, fds: m.fds, size: m.size}
+	defer func() {
+		m.fds = c.fds
+		m.closeFDs()
+		c.settled()
+		if c.claimed {
+			s.quota.release(c.uid, c.size)
+		}
+	}()
+	out, err := s.run(c, &m, who)
+	s.reply(c.header, out, err)
+}
+
+// bigBody is from where on a body is decoded alone: what is decoded takes up to some 30 times its bytes on the wire.
+const bigBody = 64 << 10
+
+// settled lets the next big body be decoded: this one has become a definition, or nothing.
+func (c *call) settled() {
+	if c.turn != nil {
+		<-c.turn
+		c.turn = nil
+	}
+}
+
+func (s *Server) run(c *call, m *incoming, who *caller) (out []any, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			s.log.Error("internal error", "method", c.iface+"."+c.member, "panic", p, "stack", string(debug.Stack()))
+			out, err = nil, dbusError("org.freedesktop.DBus.Error.Failed", "internal error")
+		}
+	}()
+	if err := s.find(c); err != nil {
+		return nil, err
+	}
+	if m.raw == nil {
+		return nil, dbusError("org.freedesktop.DBus.Error.LimitsExceeded", "a message of %d bytes is too large, at most %d are taken", m.header.body, maxCall)
+	}
+	if c.signature != c.method.in {
+		return nil, dbusError("org.freedesktop.DBus.Error.InvalidArgs", "%s takes (%s), not (%s)", c.member, c.method.in, c.signature)
+	}
+	if m.lost {
+		return nil, dbusError("org.freedesktop.DBus.Error.LimitsExceeded", "left4d has too many descriptors open; try again")
+	}
+	if c.uid, err = s.uid(c.ctx, who); err != nil {
+		return nil, dbusError(names.ErrAccessDenied, "the caller has gone")
+	}
+	if err := s.quota.claim(c.uid, c.size); err != nil {
+		return nil, err
+	}
+	c.claimed = true
+	if len(m.raw) > bigBody {
+		if !c.method.config {
+			return nil, dbusError("org.freedesktop.DBus.Error.LimitsExceeded", "%s takes no message of %d bytes", c.member, len(m.raw))
+		}
+		select {
+		case s.big <- struct{}{}:
+			c.turn = s.big
+		case <-c.ctx.Done():
+			return nil, dbusError(names.ErrAccessDenied, "the caller has gone")
+		}
+	}
+	c.args, err = m.body()
+	m.raw = nil
+	if err != nil {
+		return nil, dbusError("org.freedesktop.DBus.Error.InvalidArgs", "the arguments cannot be read: %v", err)
+	}
+	return c.method.call(s, c)
+}
+
+// find looks up the method, with the errors that the specification has for what is not there.
+func (s *Server) find(c *call) error {
+	interfaces := s.interfaces(c.path)
+	if interfaces == nil {
+		if _, ok := names.InstanceName(c.path); ok && (c.iface == names.Instance || c.iface == "") {
+			if _, known := s.face.methods[names.Instance][c.member]; known {
+				return &daemon.Error{Code: daemon.NoSuchInstance, Message: fmt.Sprintf("there is no instance with the object %s", c.path)}
+			}
+		}
+		// Peer is answered by any path: it asks for the connection, not for an object.
+		if c.iface != names.Peer {
+			return dbusError("org.freedesktop.DBus.Error.UnknownObject", "there is no object %s", c.path)
+		}
+		interfaces = between
+	}
+	m, known := s.face.find(interfaces, c.iface, c.member)
+	if !known {
+		return dbusError("org.freedesktop.DBus.Error.UnknownInterface", "%s has no interface %q", c.path, c.iface)
+	}
+	if m == nil {
+		return dbusError("org.freedesktop.DBus.Error.UnknownMethod", "there is no method %s", c.member)
+	}
+	c.method = m
+	return nil
+}
+
+// uid asks the bus who a caller is: once, because a unique name is never given to another connection.
+func (s *Server) uid(ctx context.Context, who *caller) (uint32, error) {
+	who.mu.Lock()
+	defer who.mu.Unlock()
+	if who.known {
+		return who.uid, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, 25*time.Second)
+	defer cancel()
+	reply, err := s.conn.call(ctx, "GetConnectionUnixUser", who.name)
+	if err != nil {
+		return 0, err
+	}
+	uid, ok := reply[0].(uint32)
+	if !ok {
+		return 0, errors.New("the bus names no user")
+	}
+	who.uid, who.known = uid, true
+	return uid, nil
+}
+
+func (s *Server) reply(h header, out []any, err error) {
+	if h.flags&dbus.FlagNoReplyExpected != 0 {
+		return
+	}
+	msg := &dbus.Message{Type: dbus.TypeMethodReply, Headers: map[dbus.HeaderField]dbus.Variant{
+		dbus.FieldDestination: dbus.MakeVariant(h.sender),
+		dbus.FieldReplySerial: dbus.MakeVariant(h.serial),
+	}, Body: out}
+	if err != nil {
+		name, text := errorName(err)
+		msg.Type, msg.Body = dbus.TypeError, []any{text}
+		msg.Headers[dbus.FieldErrorName] = dbus.MakeVariant(name)
+	}
+	s.conn.send(msg)
+}
+
+// errorName is the one place where errors get their names on the bus.
+func errorName(err error) (name, text string) {
+	var d dbus.Error
+	if errors.As(err, &d) {
+		text, _ := d.Body[0].(string)
+		return d.Name, text
+	}
+	e := daemon.AsError(err)
+	if e.Code == daemon.Failed {
+		return "org.freedesktop.DBus.Error.Failed", e.Message
+	}
+	return names.Error + string(e.Code), e.Message
+}
+
+func dbusError(name, format string, args ...any) error {
+	return dbus.Error{Name: name, Body: []any{fmt.Sprintf(format, args...)}}
+}

@@ -1,0 +1,147 @@
+// Package packaging holds no code: what lands on a machine is checked here as far as it can be without one.
+package packaging
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"left4.me/left4/client/left4ctl/ctl"
+)
+
+func text(t *testing.T, file string) string {
+	t.Helper()
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+func help(t *testing.T, args ...string) string {
+	t.Helper()
+	var out, errs bytes.Buffer
+	if code := ctl.Run(context.Background(), "0", append([]string{"help"}, args...), strings.NewReader(""), &out, &errs); code != 0 {
+		t.Fatalf("help %v: exit status %d\n%s", args, code, errs.String())
+	}
+	return out.String()
+}
+
+func TestManualAndCompletionsKnowEveryVerbAndFlag(t *testing.T) {
+	manual := text(t, "man/left4ctl.1")
+	completions := []string{"completions/left4ctl.bash", "completions/_left4ctl", "completions/left4ctl.fish"}
+	verbs := regexp.MustCompile(`(?m)^  ([a-z]+(?: [a-z]+)?)(?: [A-Z[][^ ]*)*  +\S`).FindAllStringSubmatch(help(t), -1)
+	if len(verbs) < 15 {
+		t.Fatalf("help lists only %v", verbs)
+	}
+	for _, v := range verbs {
+		verb := v[1]
+		if !regexp.MustCompile(`(?m)^\.It Cm ` + verb + `( |$)`).MatchString(manual) {
+			t.Errorf("left4ctl(1) does not know %s", verb)
+		}
+		for _, file := range completions {
+			for _, word := range strings.Fields(verb) {
+				if !regexp.MustCompile(`\b` + word + `\b`).MatchString(text(t, file)) {
+					t.Errorf("%s does not know %s", file, verb)
+				}
+			}
+		}
+		for _, f := range regexp.MustCompile(`(?m)^ +(?:-[a-z], )?--([a-z-]+)`).FindAllStringSubmatch(help(t, strings.Fields(verb)...), -1) {
+			flag := f[1]
+			if !regexp.MustCompile(`(?m)^\.It .*Fl -` + flag + `( |$)`).MatchString(manual) {
+				t.Errorf("left4ctl(1) does not know --%s of %s", flag, verb)
+			}
+			for _, file := range completions {
+				if !regexp.MustCompile(`(--|-l )` + flag + `\b`).MatchString(text(t, file)) {
+					t.Errorf("%s does not know --%s of %s", file, flag, verb)
+				}
+			}
+		}
+	}
+}
+
+// directives returns the lines of a unit file by section, comments left out.
+func directives(t *testing.T, file string) map[string][]string {
+	t.Helper()
+	sections := map[string][]string{}
+	section := ""
+	for line := range strings.Lines(text(t, file)) {
+		line = strings.TrimSpace(line)
+		switch {
+		case line == "" || strings.HasPrefix(line, "#"):
+		case strings.HasPrefix(line, "["):
+			section = line
+		default:
+			sections[section] = append(sections[section], line)
+		}
+	}
+	return sections
+}
+
+func name(directive string) string {
+	n, _, _ := strings.Cut(directive, "=")
+	return n
+}
+
+func TestUnitsAreInOrderAndDocumented(t *testing.T) {
+	files, err := filepath.Glob("systemd/*")
+	if err != nil || len(files) != 5 {
+		t.Fatal(files, err)
+	}
+	for _, file := range files {
+		sections := directives(t, file)
+		for section, lines := range sections {
+			if !slices.IsSortedFunc(lines, func(a, b string) int { return strings.Compare(name(a), name(b)) }) {
+				t.Errorf("%s %s is not in alphabetical order", file, section)
+			}
+		}
+		documented := false
+		for _, d := range sections["[Unit]"] {
+			if page := regexp.MustCompile(`^Documentation=man:(\S+)\((\d)\)$`).FindStringSubmatch(d); page != nil {
+				documented = true
+				if _, err := os.Stat("man/" + page[1] + "." + page[2]); err != nil {
+					t.Errorf("%s: %v", file, err)
+				}
+			}
+		}
+		if !documented {
+			t.Errorf("%s has no Documentation=", file)
+		}
+	}
+}
+
+// What gives a unit a mount namespace, systemd 252 to 257. The helper would mount in there, and the server would find
+// an empty directory.
+var needsNamespace = regexp.MustCompile(`^(BindPaths|BindReadOnlyPaths|DynamicUser|ExecPaths|ExtensionDirectories|ExtensionImages|` +
+	`ImportCredential|InaccessiblePaths|LoadCredential|LogNamespace|MountAPIVFS|MountFlags|MountImages|NoExecPaths|` +
+	`Private(Devices|IPC|Mounts|Network|PIDs|Tmp|Users)|ProcSubset|Protect(ControlGroups|Home|KernelLogs|KernelModules|KernelTunables|Proc|System)|` +
+	`ReadOnlyPaths|ReadWritePaths|RootDirectory|RootImage|SetCredential|TemporaryFileSystem|` +
+	`(Cache|Configuration|Logs|Runtime|State)Directory)=`)
+
+func TestOverlaysAreMountedInTheHostsNamespace(t *testing.T) {
+	for _, d := range directives(t, "systemd/left4-overlay@.service")["[Service]"] {
+		if needsNamespace.MatchString(d) {
+			t.Errorf("%s would give the mount helper a mount namespace", d)
+		}
+	}
+}
+
+func TestEveryFileIsPackaged(t *testing.T) {
+	list := text(t, "nfpm.yaml")
+	for _, dir := range []string{"completions", "dbus", "polkit", "sysusers.d", "tmpfiles.d"} {
+		files, err := filepath.Glob(dir + "/*")
+		if err != nil || len(files) == 0 {
+			t.Fatal(dir, err)
+		}
+		for _, file := range files {
+			if !strings.Contains(list, "src: packaging/"+file+",") {
+				t.Errorf("%s is in no package", file)
+			}
+		}
+	}
+}

@@ -1,0 +1,116 @@
+package ring
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/godbus/dbus/v5"
+)
+
+func TestWhatIsDoneByHandIsSeen(t *testing.T) {
+	eachPlay(t, func(t *testing.T, p play) {
+		p.ctl("create", "a")
+		p.ctl("start", "a")
+		p.ready(27015)
+		for _, step := range []struct {
+			command        []string
+			state, drifted string
+			cause          string
+		}{
+			{[]string{"systemctl", "stop", unit("a")}, "stopped", "true", "stopped outside left4"},
+			{[]string{"left4ctl", "stop", "a"}, "stopped", "false", "stopped by root"},
+			{[]string{"systemctl", "start", unit("a")}, "running", "true", "started outside left4"},
+			{[]string{"systemctl", "enable", unit("a")}, "running", "false", ""},
+			{[]string{"systemctl", "disable", unit("a")}, "running", "true", ""},
+			{[]string{"left4ctl", "start", "a"}, "running", "false", ""},
+			{[]string{"systemctl", "mask", "--now", unit("a")}, "stopped", "true", "masked"},
+			{[]string{"systemctl", "unmask", unit("a")}, "stopped", "true", ""},
+			{[]string{"left4ctl", "start", "a"}, "running", "false", "started by root"},
+		} {
+			p.Run(t, step.command...)
+			p.wait("a", "State", step.state)
+			p.wait("a", "Drifted", step.drifted)
+			if cause := p.get("a", "Cause"); !strings.Contains(cause, step.cause) {
+				t.Errorf("after %v the cause is %q, want %q", step.command, cause, step.cause)
+			}
+		}
+	})
+}
+
+func TestDriftIsSignalled(t *testing.T) {
+	eachPlay(t, func(t *testing.T, p play) {
+		p.ctl("create", "a")
+		p.ctl("start", "a")
+		p.ready(27015)
+		changes := p.Signals(t, dbus.WithMatchInterface("org.freedesktop.DBus.Properties"), dbus.WithMatchMember("PropertiesChanged"))
+		states := p.Signals(t, dbus.WithMatchInterface(managerI), dbus.WithMatchMember("InstanceStateChanged"))
+		p.Run(t, "systemctl", "stop", unit("a"))
+		states.Wait(t, "stopped", func(s *dbus.Signal) bool {
+			return changedTo("stopped")(s) && s.Body[0] == "a" && s.Body[3] == "stopped outside left4"
+		})
+		changes.Wait(t, "Drifted", func(s *dbus.Signal) bool {
+			if s.Path != "/me/left4/instance/a" {
+				return false
+			}
+			all, _ := s.Body[1].(map[string]dbus.Variant)
+			return all["Drifted"].Value() == true
+		})
+	})
+}
+
+func TestAnIdleLeft4dSleeps(t *testing.T) {
+	eachPlay(t, func(t *testing.T, p play) {
+		p.ctl("create", "a")
+		p.ctl("start", "a")
+		p.ready(27015)
+		// How often its threads gave up the processor, before and after five seconds in which nothing happens.
+		script := `pid=$(systemctl show --value -p MainPID left4d)
+			count() { cat /proc/$pid/task/*/status | awk '/ctxt_switches/ { n += $2 } END { print n }'; }
+			count; sleep 5; count; sleep 5; count`
+		f := strings.Fields(p.Run(t, "sh", "-c", script))
+		if len(f) != 3 || f[1] != f[2] && f[0] != f[1] {
+			t.Errorf("context switches every five seconds: %v", f)
+		}
+	})
+}
+
+func TestARestartOfSystemdIsSurvived(t *testing.T) {
+	eachPlay(t, func(t *testing.T, p play) {
+		p.ctl("create", "a")
+		p.ctl("start", "a")
+		p.ready(27015)
+		pid := p.pid("a")
+		p.Run(t, "systemctl", "daemon-reexec")
+		p.Run(t, "systemctl", "daemon-reload")
+		if p.pid("a") != pid || p.get("a", "State") != "running" {
+			t.Error("the server is another")
+		}
+		p.Run(t, "systemctl", "stop", unit("a"))
+		p.wait("a", "Drifted", "true")
+		p.ctl("start", "a")
+		p.ctl("stop", "a")
+		if len(p.mounts()) != 0 {
+			t.Errorf("mounts %q", p.mounts())
+		}
+	})
+}
+
+func TestAPortOfAnotherProgramIsTold(t *testing.T) {
+	eachPlay(t, func(t *testing.T, p play) {
+		p.ctl("create", "a", "--port=27030")
+		// Another game server, run by hand, has it.
+		other := p.Start(t, "sh", "-c", "cd /root/game && ./srcds_run -game left4dead2 -norestart -strictportbind -port 27030")
+		p.ready(27030)
+		r := p.Try("left4ctl", "start", "a")
+		if r.Code != 1 || !strings.Contains(r.Err, "port 27030 is taken by another program") {
+			t.Errorf("start: %+v", r)
+		}
+		if cause := p.get("a", "Cause"); !strings.Contains(cause, "port 27030 is taken by another program") {
+			t.Errorf("the cause is %q", cause)
+		}
+		p.Run(t, "pkill", "-INT", "-f", "--", "-port 27030")
+		other.Wait(t)
+		p.ctl("start", "a")
+		p.ready(27030)
+	})
+}

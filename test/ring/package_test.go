@@ -1,0 +1,135 @@
+package ring
+
+import (
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+func TestAnUpgradeTouchesNoServer(t *testing.T) {
+	eachPlay(t, func(t *testing.T, p play) {
+		p.ctl("create", "a")
+		p.ctl("start", "a")
+		p.ready(27015)
+		pid := p.pid("a")
+		since, daemon := p.since(pid), p.MainPID(t, "left4d.service")
+
+		// The same files as a newer version.
+		newer := t.TempDir()
+		for _, command := range [][]string{
+			{"dpkg-deb", "--raw-extract", Package(t), filepath.Join(newer, "tree")},
+			{"rm", filepath.Join(newer, "tree/DEBIAN/conffiles")}, // nfpm writes an empty one, which dpkg-deb does not take back
+			{"sed", "-i", "s/^Version: .*/Version: 99.0/", filepath.Join(newer, "tree/DEBIAN/control")},
+			{"dpkg-deb", "--root-owner-group", "--build", filepath.Join(newer, "tree"), filepath.Join(newer, "left4_99.0.deb")},
+		} {
+			if out, err := exec.Command(command[0], command[1:]...).CombinedOutput(); err != nil {
+				t.Fatalf("%v: %v\n%s", command, err, out)
+			}
+		}
+		for _, deb := range []string{filepath.Join(newer, "left4_99.0.deb"), Package(t)} {
+			p.Install(t, deb)
+			if p.pid("a") != pid || p.since(pid) != since {
+				t.Fatalf("%s: the server was restarted", filepath.Base(deb))
+			}
+			if p.get("a", "State") != "running" {
+				t.Errorf("a is %s", p.get("a", "State"))
+			}
+			if now := p.MainPID(t, "left4d.service"); now == daemon || now == 0 {
+				t.Errorf("left4d was %d and is %d", daemon, now)
+			} else {
+				daemon = now
+			}
+		}
+		p.Run(t, "apt-get", "remove", "--yes", "left4")
+		if !p.exists("/proc/"+strconv.Itoa(pid)) || p.since(pid) != since {
+			t.Error("the server did not outlive the removal")
+		}
+		p.Install(t, Package(t))
+		if p.pid("a") != pid || p.get("a", "State") != "running" {
+			t.Error("the server is not known after the package is back")
+		}
+	})
+}
+
+func TestAPurgeLeavesNothing(t *testing.T) {
+	EachBare(t, func(t *testing.T, m *Machine) {
+		p := play{m, t}
+		list := func() string {
+			return p.Run(t, "sh", "-c", `find / -xdev \( -path /proc -o -path /sys -o -path /var/log -o -path /var/cache -o -path /tmp -o -path /root \) -prune -o -print | grep -i left4 || true
+				find /run /var/lib -iname '*left4*'; getent passwd left4; getent group left4 left4-operators; systemctl list-unit-files --no-legend 'left4*'; systemctl list-units --all --no-legend 'left4*'; true`)
+		}
+		p.bring()
+		p.Run(t, "rm", "-f", "/usr/local/bin/left4-query")
+		before := list()
+		p.Install(t, Package(t))
+		p.ctl("game", "import", "/root/game")
+		p.ctl("create", "a")
+		p.ctl("start", "a")
+		p.Run(t, "systemctl", "set-property", unit("a"), "MemoryMax=1G")
+		p.ctl("stop", "a")
+		out := p.Run(t, "apt-get", "purge", "--yes", "left4")
+		if !strings.Contains(out, "/var/lib/left4") {
+			t.Errorf("the purge does not say what it removes:\n%s", out)
+		}
+		if after := list(); after != before {
+			t.Errorf("left behind:\n%s\nbefore:\n%s", after, before)
+		}
+	})
+}
+
+func TestTheUnitsAreSoundAndTight(t *testing.T) {
+	eachPlay(t, func(t *testing.T, p play) {
+		p.ctl("create", "a")
+		p.ctl("start", "a")
+		for _, u := range []string{"left4d.service", "left4-server@a.service", "left4-overlay@a.service", "left4-game.slice", "left4-build.slice"} {
+			if r := p.Try("systemd-analyze", "verify", "--man=no", u); r.Code != 0 || strings.TrimSpace(r.Out+r.Err) != "" {
+				t.Errorf("verify %s: %+v", u, r)
+			}
+		}
+		exposure := regexp.MustCompile(`Overall exposure level for \S+: ([0-9.]+)`)
+		for u, limit := range map[string]float64{"left4d.service": 1.5, "left4-server@a.service": 1.5, "left4-overlay@a.service": 4.0} {
+			r := p.Try("systemd-analyze", "security", "--no-pager", u)
+			f := exposure.FindStringSubmatch(r.Out)
+			if f == nil {
+				t.Fatalf("security %s: %+v", u, r)
+			}
+			if level, _ := strconv.ParseFloat(f[1], 64); level > limit {
+				t.Errorf("%s: %v, at most %v", u, level, limit)
+			}
+		}
+	})
+}
+
+func TestTheSandboxOfAServer(t *testing.T) {
+	eachPlay(t, func(t *testing.T, p play) {
+		p.ctl("create", "a")
+		p.ctl("create", "b")
+		p.ctl("start", "a", "b")
+		p.ready(27015)
+		p.ready(27016)
+		if journal := p.Journal(t, unit("a")); strings.Contains(journal, "LAN only") || strings.Contains(journal, "S_API FAIL") {
+			t.Errorf("the sandbox breaks the game:\n%s", journal)
+		}
+		refused := func(command string) {
+			t.Helper()
+			r := p.rcon("a", 27015, "standin "+command)
+			if r.Code != 0 || !regexp.MustCompile(`(?i)denied|not permitted|no such|read-only|refused|cannot|invalid`).MatchString(r.Out) {
+				t.Errorf("%s: %+v", command, r)
+			}
+		}
+		b := strconv.Itoa(p.pid("b"))
+		refused("read /var/lib/left4/left4.db")
+		refused("read /var/lib/left4/runtime/b/merged/left4dead2/cfg/server.cfg")
+		refused("read /var/lib/left4/instances/b/plan.json")
+		refused("list /var/lib/left4/game")
+		refused("write /var/lib/left4/game/1/srcds_run x")
+		refused("write /etc/hostile x")
+		refused("dial unix /run/dbus/system_bus_socket")
+		refused("dial unix /run/systemd/private")
+		refused("read /proc/" + b + "/environ")
+		refused("read /proc/" + b + "/mem")
+	})
+}

@@ -1,0 +1,122 @@
+// Command left4-overlay mounts and unmounts the overlays that game servers run from. The units left4-overlay@.service and
+// left4-server@.service run it; it takes nothing but an instance's name and reads all else from what left4d rendered.
+//
+// What it did goes to stderr, errors also to the service manager as the unit's status. It exits with 0 when done (also when there
+// was nothing to do), 1 on failure, 2 when used wrongly, and check-port with 98 when the port is taken.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+
+	"left4.me/left4/units"
+)
+
+const usage = `usage: left4-overlay mount NAME
+       left4-overlay umount NAME
+       left4-overlay plan NAME
+       left4-overlay check-port PORT [ADDRESS]
+
+mount       stage the rendered files of instance NAME and mount its layers
+umount      unmount them; an error while a process uses them
+plan        print what mount would do, and do nothing
+check-port  exit with 98 if a program has PORT by UDP or TCP on ADDRESS (all of IPv4)
+`
+
+func main() {
+	os.Exit(run(os.Args[1:], units.Layout{State: "/var/lib/left4", Run: "/run/left4"}, os.Stdout, os.Stderr))
+}
+
+// usageError says what is wrong with the command line.
+type usageError string
+
+func (e usageError) Error() string { return string(e) }
+
+func run(args []string, layout units.Layout, stdout, stderr io.Writer) int {
+	if len(args) == 1 && (args[0] == "-h" || args[0] == "--help") {
+		fmt.Fprint(stdout, usage)
+		return 0
+	}
+	err := command(args, layout, stdout, stderr)
+	if err == nil {
+		return 0
+	}
+	if wrong := usageError(""); errors.As(err, &wrong) {
+		fmt.Fprintf(stderr, "left4-overlay: %s\nleft4-overlay: hint: left4-overlay --help\n", wrong)
+		return 2
+	}
+	line := strings.ReplaceAll(err.Error(), "\n", "; ")
+	fmt.Fprintf(stderr, "left4-overlay: %s\n", line)
+	// Nobody may listen: by hand there is no service manager.
+	_, _ = daemon.SdNotify(false, "STATUS="+line)
+	if taken := (*units.PortTakenError)(nil); errors.As(err, &taken) {
+		return 98
+	}
+	return 1
+}
+
+func command(args []string, layout units.Layout, stdout, stderr io.Writer) error {
+	if len(args) == 0 {
+		return usageError("no command given")
+	}
+	verb, args := args[0], args[1:]
+	switch verb {
+	case "check-port":
+		return checkPort(args)
+	case "mount", "umount", "plan":
+	default:
+		return usageError(fmt.Sprintf("unknown command %q", verb))
+	}
+	if len(args) != 1 {
+		return usageError(fmt.Sprintf("%s takes the name of one instance", verb))
+	}
+	name := args[0]
+	if !units.ValidName(name) {
+		return usageError(fmt.Sprintf("%q is no name of an instance", name))
+	}
+	m := units.Mounter{Layout: layout}
+	switch verb {
+	case "plan":
+		return m.Print(stdout, name)
+	case "umount":
+		if err := m.Unmount(name); err != nil {
+			return err
+		}
+		fmt.Fprintf(stderr, "%s is not mounted\n", name)
+		return nil
+	}
+	var err error
+	if m.UID, m.GID, err = layout.Owner(); err != nil {
+		return fmt.Errorf("cannot mount %s: %w", name, err)
+	}
+	if err := m.Mount(name); err != nil {
+		return err
+	}
+	fmt.Fprintf(stderr, "%s is mounted\n", name)
+	return nil
+}
+
+func checkPort(args []string) error {
+	if len(args) < 1 || len(args) > 2 {
+		return usageError("check-port takes a port and at most one address")
+	}
+	port, err := strconv.ParseUint(args[0], 10, 16)
+	if err != nil || port == 0 {
+		return usageError(fmt.Sprintf("%q is no port from 1 to 65535", args[0]))
+	}
+	var addr netip.Addr
+	if len(args) == 2 {
+		if addr, err = netip.ParseAddr(args[1]); err != nil {
+			return usageError(fmt.Sprintf("%q is no address", args[1]))
+		}
+	}
+	return units.CheckPort(context.Background(), uint16(port), addr)
+}

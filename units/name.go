@@ -1,0 +1,51 @@
+package units
+
+import (
+	"regexp"
+	"strings"
+)
+
+const (
+	serverPrefix  = "left4-server@"
+	overlayPrefix = "left4-overlay@"
+	// importPrefix begins the names of the transient units that StartWorker runs.
+	importPrefix  = "left4-import-"
+	serviceSuffix = ".service"
+
+	// serverTemplate is where the package installs the template that an enabled instance's link points to.
+	serverTemplate = "/usr/lib/systemd/system/left4-server@.service"
+)
+
+var validName = regexp.MustCompile(`\A[a-z0-9][a-z0-9_-]{0,63}\z`)
+
+// ValidName reports whether name may name an instance, a blueprint or an overlay: ^[a-z0-9][a-z0-9_-]{0,63}$.
+// Such a name needs no escaping in unit names (as %i, not %I, which turns "-" into "/"), in file names and in a drop-in.
+func ValidName(name string) bool { return validName.MatchString(name) }
+
+// ServerUnit is the unit that runs the instance's game server.
+func ServerUnit(name string) string { return serverPrefix + name + serviceSuffix }
+
+// OverlayUnit is the unit that holds the instance's mount.
+func OverlayUnit(name string) string { return overlayPrefix + name + serviceSuffix }
+
+// InstanceOf tells whose server or overlay unit this is. It is false for every other unit, the templates
+// and names that no instance can have included.
+func InstanceOf(unit string) (name string, ok bool) {
+	rest, ok := strings.CutPrefix(unit, serverPrefix)
+	if !ok {
+		rest, ok = strings.CutPrefix(unit, overlayPrefix)
+	}
+	if !ok {
+		return "", false
+	}
+	name, ok = strings.CutSuffix(rest, serviceSuffix)
+	if !ok || !ValidName(name) {
+		return "", false
+	}
+	return name, true
+}
+
+// ours reports whether Watch tells about this unit.
+func ours(unit string) bool {
+	return strings.HasPrefix(unit, serverPrefix) || strings.HasPrefix(unit, overlayPrefix) || strings.HasPrefix(unit, importPrefix)
+}
