@@ -347,7 +347,7 @@ func TestConfigAndLimitsArriveAndComeBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := c.ConfigureInstance(t.Context(), "a", back); err != nil {
+	if err := c.ConfigureInstance(t.Context(), "a", back, client.ConfigureOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	calls := d.Calls()
@@ -355,8 +355,8 @@ func TestConfigAndLimitsArriveAndComeBack(t *testing.T) {
 		`limits: {AllowedCPUs: ay 0f, MemoryMax: t 2147483648}, overlays: a(ss) [["sm",""],["maps","*"]], port: q 27020} {} interactive`})
 
 	// What is not known cannot be sent back, so it must not be dropped in silence.
-	d.SetConfig("a", map[string]dbus.Variant{"blueprint": dbus.MakeVariant("x")})
-	if _, err := c.GetInstanceConfig(t.Context(), "a"); err == nil || !strings.Contains(err.Error(), `"blueprint"`) {
+	d.SetConfig("a", map[string]dbus.Variant{"colour": dbus.MakeVariant("x")})
+	if _, err := c.GetInstanceConfig(t.Context(), "a"); err == nil || !strings.Contains(err.Error(), `"colour"`) {
 		t.Errorf("unknown key: %v", err)
 	}
 }

@@ -118,7 +118,7 @@ func runConfigure(v *invocation) error {
 			return err
 		}
 	}
-	if err := c.ConfigureInstance(v.ctx, name, changes); err != nil {
+	if err := c.ConfigureInstance(v.ctx, name, changes, client.ConfigureOptions{}); err != nil {
 		return v.failed("configure", name, err)
 	}
 	v.say("%s: configured", name)
