@@ -228,6 +228,14 @@ func (m Mounter) mount(name string) error {
 	if mounted, err := overlayAt(path); err != nil || mounted {
 		return err
 	}
+	digests, err := fds.keep(m.Layout.makeMounted())
+	if err != nil {
+		return err
+	}
+	// From the plan to the mount no revision that the plan names may go: see FreezeMounts.
+	if err := flock(digests, unix.LOCK_SH); err != nil {
+		return err
+	}
 
 	if err := m.idle(name); err != nil {
 		return err
@@ -255,10 +263,6 @@ func (m Mounter) mount(name string) error {
 	}
 
 	// What is told of an earlier mount must not be taken for this one's when we are killed before ours is written.
-	digests, err := fds.keep(m.Layout.makeMounted())
-	if err != nil {
-		return err
-	}
 	if err := RemoveTree(digests, name); err != nil {
 		return err
 	}
@@ -311,13 +315,7 @@ func ensureDir(parent int, name string, mode uint32, uid, gid int) (int, error) 
 
 // lock waits until no other left4-overlay works on the instance. It is the work directory that is locked, because only root can
 // open it; the lock ends with the descriptor.
-func lock(work int) error {
-	for {
-		if err := unix.Flock(work, unix.LOCK_EX); err != unix.EINTR {
-			return err
-		}
-	}
-}
+func lock(work int) error { return flock(work, unix.LOCK_EX) }
 
 // layers is what goes into one mount.
 type layers struct {
