@@ -324,6 +324,8 @@ func TestDialWithoutABusIsUnavailable(t *testing.T) {
 
 func TestConfigAndLimitsArriveAndComeBack(t *testing.T) {
 	c, d, _ := dial(t)
+	d.AddOverlay("sm", nil)
+	d.AddOverlay("maps", nil)
 	port, label, memory := uint16(27020), "Versus #1", uint64(2<<30)
 	config := client.Config{
 		Port: &port, Label: &label, Arguments: []string{"+map", "c1m1_hotel"}, Lines: []string{},
@@ -396,7 +398,7 @@ func TestReads(t *testing.T) {
 		{1, "start", "a", "done", "", names.JobPath(1)},
 	})
 	service, err := c.Service(t.Context())
-	expect(t, service, client.ServiceInfo{Version: "1.2.3", GameRevision: 7})
+	expect(t, service, client.ServiceInfo{Version: "1.2.3", GameRevision: 7, GameRevisions: []client.Revision{{7, time.Unix(1700000000, 0), 3, 4096}}})
 	if err != nil {
 		t.Fatal(err)
 	}
