@@ -7,6 +7,7 @@ import (
 	"unicode/utf8"
 
 	"left4.me/left4/client"
+	"left4.me/left4/units"
 )
 
 func TestFileNamesHaveATextForm(t *testing.T) {
@@ -41,14 +42,23 @@ func TestFileNamesHaveATextForm(t *testing.T) {
 
 func FuzzFileText(f *testing.F) {
 	f.Add("a\\\x00\n\xff\u2028ü")
+	f.Add(`\x4g\\x\00`)
 	f.Fuzz(func(t *testing.T, name string) {
 		text := client.FileText(name)
+		if theirs := units.FileText(name); theirs != text {
+			t.Errorf("%q becomes %q here and %q in left4d", name, text, theirs)
+		}
 		if !utf8.ValidString(text) || strings.IndexFunc(text, unicode.IsControl) >= 0 {
 			t.Errorf("%q becomes %q", name, text)
 		}
 		back, err := client.FileName(text)
 		if strings.Contains(name, "\x00") != (err != nil) || err == nil && back != name {
 			t.Errorf("%q becomes %q, and back %q: %v", name, text, back, err)
+		}
+		ours, err1 := client.FileName(name)
+		theirs, err2 := units.FileName(name)
+		if ours != theirs || (err1 == nil) != (err2 == nil) {
+			t.Errorf("%q is read as %q (%v) here and as %q (%v) in left4d", name, ours, err1, theirs, err2)
 		}
 	})
 }

@@ -26,16 +26,16 @@ func TestOverlayIsMadeFilledRolledBackAndDeleted(t *testing.T) {
 	importInto(t, c, "sm", dir, client.ImportOptions{})
 	write(t, dir+"/cfg/more.cfg", "more", 0o644)
 	os.Remove(dir + "/cfg/server.cfg")
-	importInto(t, c, "sm", dir, client.ImportOptions{Merge: true, Remove: []string{"nothing"}, Base: 2, Timeout: time.Minute})
+	importInto(t, c, "sm", dir, client.ImportOptions{Merge: true, Remove: []string{"cfg/server.cfg"}, Base: 2, Timeout: time.Minute})
 	o, err := c.GetOverlay(ctx, "sm")
 	if err != nil {
 		t.Fatal(err)
 	}
 	revisions := []client.Revision{
-		{1, time.Unix(1700000060, 0), 0, 0}, {2, time.Unix(1700000120, 0), 1, 12}, {3, time.Unix(1700000180, 0), 2, 16},
+		{1, time.Unix(1700000060, 0), 0, 0}, {2, time.Unix(1700000120, 0), 1, 12}, {3, time.Unix(1700000180, 0), 1, 4},
 	}
 	expect(t, o, client.OverlayInfo{
-		Name: "sm", ID: 1, Type: "files", State: "ready", Revision: 3, Revisions: revisions, Files: 2, Size: 16, Object: object,
+		Name: "sm", ID: 1, Type: "files", State: "ready", Revision: 3, Revisions: revisions, Files: 1, Size: 4, Object: object,
 	})
 	config, err := c.GetOverlayConfig(ctx, "sm")
 	if err != nil || *config.Keep != 3 {
@@ -61,7 +61,7 @@ func TestOverlayIsMadeFilledRolledBackAndDeleted(t *testing.T) {
 	expect(t, strings.Join(d.Calls(), "\n"), strings.Join([]string{
 		"CreateOverlay sm files {keep: u 3} {} interactive",
 		"ImportOverlay sm {size: t 2560} interactive",
-		"ImportOverlay sm {base: u 2, merge: b true, remove: as [\"nothing\"], size: t 2560, timeout: t 60000000} interactive",
+		"ImportOverlay sm {base: u 2, merge: b true, remove: as [\"cfg/server.cfg\"], size: t 2560, timeout: t 60000000} interactive",
 		"UpdateOverlay sm  {} {revision: u 2} interactive",
 		"UpdateOverlay sm  {keep: u 0} {} interactive",
 		"DeleteOverlay sm {} interactive",

@@ -92,10 +92,6 @@ func (d *Daemon) OverlayFiles(name string) []string {
 }
 
 func (r *revision) put(name string, f file) {
-	name = path.Clean(name)
-	if f.kind != "directory" {
-		r.remove(name)
-	}
 	r.files[name] = f
 	for dir := path.Dir(name); dir != "."; dir = path.Dir(dir) {
 		if r.files[dir].kind != "directory" {
@@ -256,10 +252,21 @@ func (m *manager) ImportOverlay(msg dbus.Message, name string, stream dbus.UnixF
 				if err != nil {
 					return err.Error()
 				}
+				if next.files[path.Clean(name)].kind == "" {
+					return fmt.Sprintf("%q: no such file or directory", text)
+				}
 				next.remove(path.Clean(name))
 			}
 		}
 		for _, name := range slices.Sorted(maps.Keys(got)) {
+			switch was := next.files[name].kind; {
+			case was == "directory" && got[name].kind != "directory":
+				return fmt.Sprintf("%q: a file cannot take the place of a directory", client.FileText(name))
+			case was != "" && was != "directory" && got[name].kind == "directory":
+				return fmt.Sprintf("%q: a directory cannot take the place of a file", client.FileText(name))
+			case was == "directory":
+				continue // it stays as it is
+			}
 			next.put(name, got[name])
 		}
 		one.publish(next.files)
