@@ -29,21 +29,64 @@ type Job struct {
 	Cancelable bool
 }
 
-// kinds says of each kind of job how long it may take unless its caller says otherwise, and whether it puts an end to
-// a queued or running start of the same instance.
-var kinds = map[string]struct {
+// subject is what the target of a job names.
+type subject string
+
+const (
+	anInstance subject = "instance"
+	anOverlay  subject = "overlay"
+	noObject   subject = "" // the game, or all revisions
+)
+
+// Kinds of jobs that are not verbs of an instance, and the targets of those that are about no object.
+const (
+	importGameKind    = "import-game"
+	importOverlayKind = "import-overlay"
+	buildOverlayKind  = "build-overlay"
+	deleteOverlayKind = "delete-overlay"
+	collectKind       = "collect"
+
+	gameTarget      = "game"
+	revisionsTarget = "revisions"
+)
+
+// kinds says of each kind of job what it is about, how long it may take unless its caller says otherwise, and whether it
+// goes before others: it puts an end to a queued or running start of the same instance, and a disk that is full of what
+// it may remove does not keep it from being accepted.
+var kinds map[string]kind
+
+type kind struct {
+	about    subject
 	deadline time.Duration
 	preempts bool
 	run      func(*Daemon, context.Context, *job) error
-}{
-	"initialize":  {time.Minute, false, (*Daemon).initialize},
-	"start":       {3 * time.Minute, false, (*Daemon).start},
-	"stop":        {2 * time.Minute, true, (*Daemon).stop},
-	"restart":     {5 * time.Minute, false, (*Daemon).restart},
-	"kill":        {time.Minute, true, (*Daemon).kill},
-	"reset":       {15 * time.Minute, true, (*Daemon).reset},
-	"delete":      {15 * time.Minute, true, (*Daemon).delete},
-	"import-game": {6 * time.Hour, false, (*Daemon).importGame},
+}
+
+// An init, because some of them accept jobs themselves.
+func init() {
+	kinds = map[string]kind{
+		"initialize":      {anInstance, time.Minute, false, (*Daemon).initialize},
+		"start":           {anInstance, 3 * time.Minute, false, (*Daemon).start},
+		"stop":            {anInstance, 2 * time.Minute, true, (*Daemon).stop},
+		"restart":         {anInstance, 5 * time.Minute, false, (*Daemon).restart},
+		"kill":            {anInstance, time.Minute, true, (*Daemon).kill},
+		"reset":           {anInstance, 15 * time.Minute, true, (*Daemon).reset},
+		"delete":          {anInstance, 15 * time.Minute, true, (*Daemon).delete},
+		importGameKind:    {noObject, 6 * time.Hour, false, (*Daemon).importRevision},
+		importOverlayKind: {anOverlay, 6 * time.Hour, false, (*Daemon).importRevision},
+		buildOverlayKind:  {anOverlay, 6 * time.Hour, false, (*Daemon).buildOverlay},
+		deleteOverlayKind: {anOverlay, time.Hour, true, (*Daemon).deleteOverlay},
+		collectKind:       {noObject, time.Hour, true, (*Daemon).collect},
+	}
+}
+
+// About tells what kind of object a job is about, instance, overlay or "", and its name.
+func (j Job) About() (kind, name string) {
+	about := kinds[j.Kind].about
+	if about == noObject {
+		return "", ""
+	}
+	return string(about), j.Target
 }
 
 // Bounds of the jobs.
@@ -65,7 +108,7 @@ type job struct {
 	worker  string        // the unit that works for it
 	changed chan struct{} // that unit changed
 	resumed bool          // an earlier left4d began it
-	over    bool          // its verb has returned; only its end is still to be told
+	over    bool          // its work is done; only its end is still to be stored and told
 }
 
 // instanceKinds are the kinds of jobs that decide whether an instance runs.
@@ -74,12 +117,39 @@ var instanceKinds = []string{"start", "stop", "restart", "kill", "reset", "delet
 // nothingToDo is the status of a start that found its server running.
 const nothingToDo = "running already"
 
-// queue is what jobs wait for each other by. The game's has a name that no instance can have.
+// queue is what jobs wait for each other by: an instance's name, or one that no instance can have.
 func (j *job) queue() string {
-	if j.Kind == importKind {
-		return "@game"
+	switch kinds[j.Kind].about {
+	case anInstance:
+		return j.Target
+	case anOverlay:
+		return overlayQueue(j.Target)
 	}
-	return j.Target
+	return "@" + j.Target
+}
+
+func overlayQueue(name string) string { return "@overlay/" + name }
+
+const collectQueue = "@" + revisionsTarget
+
+// atWork tells whether a job of a kind waits or works in a queue. The lock must be held.
+func (d *Daemon) atWork(queue, kind string) bool {
+	return slices.ContainsFunc(d.queues[queue], func(j *job) bool { return j.Kind == kind && !j.over })
+}
+
+// object identifies what a job is about beyond its name, which may be given again; 0 = there is none. The lock must be held.
+func (d *Daemon) object(j *job) int64 {
+	switch in, o := d.instances[j.Target], d.overlays[j.Target]; kinds[j.Kind].about {
+	case anInstance:
+		if in != nil {
+			return in.view.Created
+		}
+	case anOverlay:
+		if o != nil {
+			return int64(o.ID)
+		}
+	}
+	return 0
 }
 
 // skippedError ends a job whose reason has gone.
@@ -91,11 +161,6 @@ func (e *skippedError) Error() string { return e.why }
 type canceledError struct{ why string }
 
 func (e *canceledError) Error() string { return e.why }
-
-const (
-	importKind = "import-game"
-	gameTarget = "game"
-)
 
 // Request is who asks for a job, and how long it may take (0 = the kind's own deadline).
 type Request struct {
@@ -159,9 +224,7 @@ func (d *Daemon) submit(j *job, r Request) (Job, error) {
 	defer d.accept.Unlock()
 	d.mu.Lock()
 	closing, queued := d.closing, len(d.queues[j.queue()])
-	if in := d.instances[j.Target]; in != nil && j.Kind != importKind {
-		j.Instance = in.view.Created
-	}
+	j.Instance = d.object(j)
 	d.mu.Unlock()
 	limit := maxQueued
 	if kind.preempts {
@@ -225,12 +288,16 @@ func (d *Daemon) drain(target string) {
 		d.mu.Lock()
 		j := d.queues[target][0]
 		d.mu.Unlock()
-		d.work(j)
+		final, ended := d.work(j)
 		d.mu.Lock()
 		d.queues[target] = d.queues[target][1:]
 		empty := len(d.queues[target]) == 0
 		if empty {
 			delete(d.queues, target)
+		}
+		// Who hears of the end acts on it at once: by then the job must be in nobody's way.
+		if ended {
+			d.end(j, final)
 		}
 		d.mu.Unlock()
 		if empty {
@@ -239,8 +306,26 @@ func (d *Daemon) drain(target string) {
 	}
 }
 
-// work runs one job to its end. A job that gives way because left4d stops is left as it is, for the next left4d.
-func (d *Daemon) work(j *job) {
+// end makes a job what it ended as and tells it. The lock must be held.
+func (d *Daemon) end(j *job, final Job) {
+	old := j.Job
+	j.Job = final
+	d.Events.JobChanged(old, j.Job)
+	d.Events.JobEnded(j.Job)
+	d.finished = append(d.finished, j.ID)
+	if len(d.finished) > keptFinished {
+		if oldest := d.jobs[d.finished[0]]; oldest != nil {
+			delete(d.jobs, oldest.ID)
+			d.Events.JobForgotten(oldest.Job)
+		}
+		d.finished = d.finished[1:]
+	}
+	j.cancel(nil)
+}
+
+// work runs one job and returns what it ended as. A job that gives way because left4d stops has not ended: it is left
+// as it is, for the next left4d.
+func (d *Daemon) work(j *job) (final Job, ended bool) {
 	var err error
 	var late bool
 	if context.Cause(j.ctx) == nil {
@@ -253,7 +338,7 @@ func (d *Daemon) work(j *job) {
 		if err := d.Store.PutJob(j.Job.Job); err != nil {
 			d.Log.Error("cannot store that a job runs", "job", j.ID, "error", err)
 		}
-		<-d.refresh(j.Target)
+		<-d.refreshTarget(j)
 		ctx, cancel := context.WithTimeout(j.ctx, j.Timeout)
 		err = d.guarded(ctx, j)
 		late = errors.Is(ctx.Err(), context.DeadlineExceeded)
@@ -266,7 +351,7 @@ func (d *Daemon) work(j *job) {
 	}
 	cause := context.Cause(j.ctx)
 	if errors.Is(cause, errClosing) {
-		return
+		return Job{}, false
 	}
 
 	var canceled *canceledError
@@ -283,7 +368,7 @@ func (d *Daemon) work(j *job) {
 	default:
 		result, why = JobFailed, err.Error()
 	}
-	final := j.Job
+	final = j.Job
 	final.State, final.Finished, final.Cancelable = result, now(), false
 	if why != "" {
 		final.Cause = why
@@ -302,20 +387,11 @@ func (d *Daemon) work(j *job) {
 	d.mu.Lock()
 	j.over = true
 	d.mu.Unlock()
-	<-d.refresh(j.Target)
-	d.update(j, func(j *Job) { *j = final })
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.Events.JobEnded(j.Job)
-	d.finished = append(d.finished, j.ID)
-	if len(d.finished) > keptFinished {
-		if old := d.jobs[d.finished[0]]; old != nil {
-			delete(d.jobs, old.ID)
-			d.Events.JobForgotten(old.Job)
-		}
-		d.finished = d.finished[1:]
+	<-d.refreshTarget(j)
+	if kinds[j.Kind].about == anInstance {
+		d.collectSoon() // it may have unmounted the last of an old revision
 	}
-	j.cancel(nil)
+	return final, true
 }
 
 // guarded turns a panic of a verb into its failure: one bad job must not end the daemon of all the others.
@@ -327,10 +403,22 @@ func (d *Daemon) guarded(ctx context.Context, j *job) (err error) {
 		}
 	}()
 	// It was allowed for that instance, not for another that has its name by now.
-	if in, err := d.Instance(j.Target); err == nil && j.Kind != importKind && in.Created != j.Instance {
+	d.mu.Lock()
+	object := d.object(j)
+	d.mu.Unlock()
+	if object != 0 && object != j.Instance {
 		return &skippedError{fmt.Sprintf("%s was deleted and made again meanwhile", j.Target)}
 	}
 	return kinds[j.Kind].run(d, ctx, j)
+}
+
+func (d *Daemon) refreshTarget(j *job) <-chan struct{} {
+	if kinds[j.Kind].about == anInstance {
+		return d.refresh(j.Target)
+	}
+	done := make(chan struct{})
+	close(done)
+	return done
 }
 
 // update changes what the outside sees of a job and tells it.
@@ -423,9 +511,6 @@ func (d *Daemon) CancelJob(id, requester uint32) error {
 // recover takes up what an earlier left4d did not end. Every verb can be repeated, so a job runs again from its
 // beginning; what would do harm twice (a restart that systemd has done) looks first whether it is done.
 func (d *Daemon) recover() error {
-	if err := d.sweepImports(); err != nil {
-		return err
-	}
 	unfinished, err := d.Store.UnfinishedJobs()
 	if err != nil {
 		return fmt.Errorf("cannot read the unfinished jobs: %w", err)

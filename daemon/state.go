@@ -110,16 +110,41 @@ func (d *Daemon) RefreshAll(ctx context.Context) {
 	}
 }
 
+// refreshAll looks at some instances and returns when all have been looked at.
+func (d *Daemon) refreshAll(names []string) {
+	var waits []<-chan struct{}
+	for _, name := range names {
+		waits = append(waits, d.refresh(name))
+	}
+	for _, wait := range waits {
+		<-wait
+	}
+}
+
 // look reads what is true of an instance and tells what has changed.
 func (d *Daemon) look(in *instance) {
+	if f, ok := d.read(in); ok {
+		d.conclude(in, f)
+	}
+}
+
+// read reads all that a state is judged from.
+func (d *Daemon) read(in *instance) (f facts, ok bool) {
 	ctx, cancel := context.WithTimeout(d.ctx, 30*time.Second)
 	defer cancel()
+	var err error
 	d.mu.Lock()
 	def := in.view.Instance
+	// Before anything else is read: a job that ends meanwhile is then either the one at work or among the stored, and
+	// one that begins meanwhile waits for the next look before it does anything.
+	for _, j := range d.queues[def.Name] {
+		if j.State == JobRunning && !j.over {
+			row := j.Job.Job
+			f.running = &row
+		}
+	}
 	d.mu.Unlock()
 
-	var f facts
-	var err error
 	if f.server, err = d.Units.State(ctx, units.ServerUnit(def.Name)); err == nil {
 		f.overlay, err = d.Units.State(ctx, units.OverlayUnit(def.Name))
 	}
@@ -128,7 +153,7 @@ func (d *Daemon) look(in *instance) {
 		if ctx.Err() == nil {
 			d.Log.Warn("cannot read the state", "instance", def.Name, "error", err)
 		}
-		return
+		return f, false
 	}
 	if f.enabled, err = d.Config.Enabled(def.Name); err != nil {
 		d.Log.Warn("cannot read the enablement", "instance", def.Name, "error", err)
@@ -139,19 +164,18 @@ func (d *Daemon) look(in *instance) {
 		f.last = &j
 	}
 	f.boot = bootTime()
-	pending := f.server.Active == "active" && d.pendingRestart(def)
+	f.pendingRestart = f.server.Active == "active" && d.pendingRestart(def)
+	return f, true
+}
 
+// conclude tells what has changed.
+func (d *Daemon) conclude(in *instance, f facts) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.instances[def.Name] != in {
+	if d.instances[in.view.Name] != in {
 		return
 	}
 	f.lastExit = in.lastExit
-	for _, j := range d.queues[def.Name] {
-		if j.State == JobRunning && !j.over {
-			f.running = &j.Job.Job
-		}
-	}
 	v := judge(f)
 	in.lastExit = v.lastExit
 	d.change(in, func(i *Instance) {
@@ -166,7 +190,7 @@ func (d *Daemon) look(in *instance) {
 			}
 		}
 		i.State, i.Cause, i.MainPID, i.Restarts = v.state, v.cause, v.pid, v.restarts
-		i.Desired, i.Drifted, i.PendingRestart = v.desired, v.drifted, pending
+		i.Desired, i.Drifted, i.PendingRestart = v.desired, v.drifted, f.pendingRestart
 	})
 }
 
@@ -179,6 +203,7 @@ type facts struct {
 	running         *store.Job // the job that is at work
 	last            *store.Job // the newest finished one that changed the state
 	lastExit        string     // how the game ended before systemd restarted it, as seen earlier
+	pendingRestart  bool       // a restart would bring something new
 	boot            time.Time
 }
 
@@ -262,7 +287,7 @@ func judge(f facts) verdict {
 	default:
 		v.state, v.restarts = Stopped, 0
 		switch {
-		case f.overlay.Active == "failed":
+		case mountFailed(f.overlay):
 			v.state = FailedState
 			if v.cause = f.overlay.StatusText; v.cause == "" {
 				v.cause = "its files could not be mounted (" + f.overlay.Result + ")"
@@ -292,6 +317,9 @@ func judge(f facts) verdict {
 		default:
 			v.cause = "stopped and disabled outside left4"
 		}
+		if f.overlay.Active == "failed" && v.state == Stopped {
+			v.cause += "; its files could not be unmounted"
+		}
 	}
 	if f.masked && v.state != Running {
 		v.cause = "the unit is masked; " + v.cause
@@ -303,6 +331,11 @@ func judge(f facts) verdict {
 	up := v.state == Running || v.state == Starting || v.state == Restarting
 	v.drifted = f.running == nil && f.enabled != up && v.state != Stopping
 	return v
+}
+
+// mountFailed tells a mount that failed from an unmount that did: then the mount had ended with 0 before.
+func mountFailed(overlay units.State) bool {
+	return overlay.Active == "failed" && (overlay.ExecMainCode != cldExited || overlay.ExecMainStatus != 0)
 }
 
 // endedItself tells a server that ended before systemd began to stop it from one that was stopped.

@@ -39,7 +39,7 @@ ExecStart=/bin/true
 ExecStop=/bin/sh -c 'test ! -e /run/left4-test/%i.umount-fails'
 `,
 	"left4-server@.service": `[Unit]
-BindsTo=left4-overlay@%i.service
+Requires=left4-overlay@%i.service
 After=left4-overlay@%i.service
 StartLimitIntervalSec=60
 StartLimitBurst=5
@@ -357,10 +357,10 @@ func TestSystemdTellsWhyNot(t *testing.T) {
 		defer stop()
 		errs := make(chan error)
 		go func() { errs <- m.Start(ctx, unit) }()
-		go func() { errs <- m.Start(short, unit) }()
 		for st := m.state(ctx, unit); st.Sub != "start-pre"; st = m.state(ctx, unit) {
 			<-changed
 		}
+		go func() { errs <- m.Start(short, unit) }()
 		cancel()
 		if err := <-errs; err != context.Canceled {
 			t.Errorf("the start without patience says %v", err)

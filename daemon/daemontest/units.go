@@ -24,6 +24,8 @@ type Units struct {
 	Hold    map[string]chan struct{} // by "verb unit"
 	Changed func(unit string)        // told as systemd's signals would
 	OnFail  func(unit string)        // a start failed
+	// Work does what a worker would and returns how it ended; nil leaves it running.
+	Work func(units.Worker) units.State
 }
 
 // Set changes the state of a unit and tells it.
@@ -121,7 +123,16 @@ func (f *Units) SetLimits(ctx context.Context, unit string, l units.Limits) erro
 }
 
 func (f *Units) StartWorker(ctx context.Context, w units.Worker) error {
-	return f.call(ctx, "worker", w.Unit)
+	if err := f.call(ctx, "worker", w.Unit); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	f.states[w.Unit] = units.State{Loaded: true, Active: "active", Sub: "running"}
+	f.mu.Unlock()
+	if f.Work != nil {
+		f.Set(w.Unit, f.Work(w))
+	}
+	return nil
 }
 
 func (f *Units) Count(prefix string) (n int) {
@@ -138,7 +149,7 @@ func (f *Units) Count(prefix string) (n int) {
 // wait returns when systemd has been asked.
 func (f *Units) Wait(t *testing.T, prefix string) {
 	t.Helper()
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(2 * time.Minute)
 	for {
 		f.mu.Lock()
 		if f.called == nil {
