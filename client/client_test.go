@@ -2,6 +2,7 @@ package client_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -389,6 +390,13 @@ func TestReads(t *testing.T) {
 	expect(t, a.Overlays, []client.Overlay{{"sm", "*"}})
 	expect(t, *a.Limits.TasksMax, 99)
 	expect(t, a.StateSince.Unix(), 1700000000)
+	all, err := c.InspectInstances(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect(t, len(all), 2)
+	expect(t, all[1].Label, "B")
+	expect(t, dump(all[0]), dump(a))
 	jobs, err := c.ListJobs(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -402,6 +410,15 @@ func TestReads(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// dump prints what pointers lead to, too.
+func dump(v any) string {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err.Error()
+	}
+	return string(b)
 }
 
 func TestOptionsAndInteraction(t *testing.T) {

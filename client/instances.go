@@ -3,6 +3,8 @@ package client
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/godbus/dbus/v5"
@@ -124,6 +126,10 @@ func (c *Client) GetInstance(ctx context.Context, name string) (Instance, error)
 	if err != nil {
 		return Instance{}, gone(err, ErrNoSuchInstance, "instance "+name)
 	}
+	return instanceInfo(object, p)
+}
+
+func instanceInfo(object dbus.ObjectPath, p *properties) (Instance, error) {
 	i := Instance{InstanceSummary: InstanceSummary{Object: object}}
 	var since uint64
 	p.get("Name", &i.Name)
@@ -143,10 +149,7 @@ func (c *Client) GetInstance(ctx context.Context, name string) (Instance, error)
 	p.get("Restarts", &i.Restarts)
 	i.Limits = p.limits("Limits")
 	i.StateSince = moment(since)
-	if p.err != nil {
-		return Instance{}, p.err
-	}
-	return i, nil
+	return i, p.err
 }
 
 // GetInstanceConfig returns the definition of an instance, as CreateInstance accepts it back.
@@ -212,6 +215,13 @@ func (c *Client) ListInstances(ctx context.Context) ([]InstanceSummary, error) {
 	var list []InstanceSummary
 	err := c.manager(ctx, "ListInstances", []any{noOptions()}, &list)
 	return list, err
+}
+
+// InspectInstances returns all that is known of all instances, by name, in one question.
+func (c *Client) InspectInstances(ctx context.Context) ([]Instance, error) {
+	all, err := managed(ctx, c, names.Instance, instanceInfo)
+	slices.SortFunc(all, func(a, b Instance) int { return strings.Compare(a.Name, b.Name) })
+	return all, err
 }
 
 // object asks the Manager for the object of a name.
