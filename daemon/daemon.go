@@ -34,6 +34,7 @@ type Units interface {
 	WaitInactive(ctx context.Context, unit string) error
 	SetLimits(ctx context.Context, unit string, l units.Limits) error
 	StartWorker(ctx context.Context, w units.Worker) error
+	Inspect(ctx context.Context, program string, q units.Inspection) (units.Findings, error)
 }
 
 // Events hears of every change, in order, before the call that caused it returns. It is called with the daemon's lock
@@ -69,7 +70,7 @@ type Options struct {
 	Log      *slog.Logger
 	Version  string
 	Worker   string // the path of left4-worker
-	PreStart string // the path of left4-overlay, which looks whether the port is free
+	PreStart string // the path of left4-overlay, which looks whether the port is free, and into layers
 }
 
 // Daemon is left4d without its face.

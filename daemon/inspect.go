@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path"
@@ -62,37 +63,36 @@ func (s *stack) open(d *Daemon, layer, name string) error {
 	return nil
 }
 
-// openStack opens what an instance has mounted, or would have after its next start. Its own upper comes first, if it has
-// one yet.
-func (d *Daemon) openStack(name string) (s stack, upper bool, err error) {
-	in, err := d.Instance(name)
+// inspect asks about the layers that an instance has mounted, or would have after its next start.
+func (d *Daemon) inspect(ctx context.Context, q units.Inspection) (units.Findings, []string, error) {
+	in, err := d.Instance(q.Instance)
 	if err != nil {
-		return s, false, err
+		return units.Findings{}, nil, err
 	}
-	lower, mounted, err := d.Layout.MountedLower(name)
+	lower, mounted, err := d.Layout.MountedLower(q.Instance)
 	if err != nil {
-		return s, false, err
+		return units.Findings{}, nil, err
 	}
 	if !mounted || lower == nil {
 		r, err := d.render(in.Instance)
 		if err != nil {
-			return s, false, err
+			return units.Findings{}, nil, err
 		}
 		lower = r.plan.Lower
 	}
-	switch err := s.open(d, path.Join("runtime", name, "upper"), "upper"); {
-	case err == nil:
-		upper = true
-	case !errors.Is(err, fs.ErrNotExist):
-		return s, false, err
+	q.Lower = lower
+	f, err := d.Units.Inspect(ctx, d.PreStart, q)
+	if err != nil {
+		return f, nil, err
+	}
+	var labels []string
+	if f.Upper {
+		labels = []string{"upper"}
 	}
 	for _, layer := range lower {
-		if err := s.open(d, layer, d.layerLabel(layer)); err != nil {
-			s.close()
-			return stack{}, false, err
-		}
+		labels = append(labels, d.layerLabel(layer))
 	}
-	return s, upper, nil
+	return f, labels, nil
 }
 
 // layerLabel is what people call a layer of a plan.
@@ -117,21 +117,19 @@ func (d *Daemon) FindFile(ctx context.Context, instance, file string) ([]Found, 
 	if err != nil {
 		return nil, err
 	}
-	s, _, err := d.openStack(instance)
+	f, labels, err := d.inspect(ctx, units.Inspection{Instance: instance, Path: []byte(name)})
 	if err != nil {
 		return nil, err
 	}
-	defer s.close()
-	rows, err := units.FindInLayers(s.fds, name)
-	if err != nil {
-		return nil, err
-	}
-	found := make([]Found, len(rows))
-	for i, row := range rows {
-		found[i] = Found{s.names[row.Layer], row.Kind}
-		if row.Hidden {
-			found[i].Kind = "hidden " + row.Kind
+	found := make([]Found, 0, len(f.Found))
+	for _, row := range f.Found {
+		if row.Layer < 0 || row.Layer >= len(labels) {
+			return nil, fmt.Errorf("cannot look at the files of %s: the answer names layer %d of %d", instance, row.Layer, len(labels))
 		}
+		if row.Hidden {
+			row.Kind = "hidden " + row.Kind
+		}
+		found = append(found, Found{labels[row.Layer], row.Kind})
 	}
 	return found, nil
 }
@@ -139,12 +137,8 @@ func (d *Daemon) FindFile(ctx context.Context, instance, file string) ([]Found, 
 // ListChanges tells what a server itself has changed over its layers; more tells that there is more than the answer
 // holds. Errors as FindFile.
 func (d *Daemon) ListChanges(ctx context.Context, instance string) (changes []units.Change, more bool, err error) {
-	s, upper, err := d.openStack(instance)
-	if err != nil || !upper {
-		return nil, false, err
-	}
-	defer s.close()
-	return units.ChangesIn(ctx, s.fds[0], s.fds[1:], maxRows)
+	f, _, err := d.inspect(ctx, units.Inspection{Instance: instance, Changes: true, Max: maxRows})
+	return f.Changes, f.More, err
 }
 
 // InstanceConflicts tells which files more than one overlay of an instance holds.

@@ -26,6 +26,8 @@ type Units struct {
 	OnFail  func(unit string)        // a start failed
 	// Work does what a worker would and returns how it ended; nil leaves it running.
 	Work func(units.Worker) units.State
+	// Findings are the answer to every inspection.
+	Findings units.Findings
 }
 
 // Set changes the state of a unit and tells it.
@@ -133,6 +135,10 @@ func (f *Units) StartWorker(ctx context.Context, w units.Worker) error {
 		f.Set(w.Unit, f.Work(w))
 	}
 	return nil
+}
+
+func (f *Units) Inspect(ctx context.Context, _ string, q units.Inspection) (units.Findings, error) {
+	return f.Findings, f.call(ctx, "inspect", q.Instance)
 }
 
 func (f *Units) Count(prefix string) (n int) {
