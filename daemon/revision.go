@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -32,6 +33,9 @@ const (
 	gameKeep    = 1
 	defaultKeep = 1
 )
+
+// stepEvery is how often a count of files is told.
+const stepEvery = time.Second
 
 // layerDir is where the revisions of an overlay or of the game lie, below the state directory.
 func layerDir(overlay uint32) string {
@@ -391,8 +395,12 @@ func (d *Daemon) linkBase(ctx context.Context, j *job, dir int, base uint32, int
 		return err
 	}
 	defer unix.Close(from)
+	told := time.Now()
 	_, _, err = units.LinkTree(ctx, from, into, skip, func(files, bytes uint64) {
-		d.step(j, "merging: %d files, %d bytes", files, bytes)
+		if time.Since(told) > stepEvery {
+			told = time.Now()
+			d.step(j, "merging: %d files, %d bytes", files, bytes)
+		}
 	})
 	return err
 }
