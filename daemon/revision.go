@@ -434,6 +434,11 @@ func (d *Daemon) startImport(ctx context.Context, j *job, r store.Revision, stag
 		kind = "part"
 	}
 	env := []string{"LEFT4_KIND=" + kind}
+	if into, err := readPath(j.Parameters.V.Into); err != nil {
+		return err
+	} else if into != "" {
+		env = append(env, "LEFT4_INTO="+into)
+	}
 	if j.size > 0 {
 		env = append(env, "LEFT4_SIZE="+strconv.FormatUint(j.size, 10))
 	}
