@@ -355,3 +355,26 @@ func TestWhatIsMountedIsNotKnown(t *testing.T) {
 	w.do(w.StartInstance, "a", JobDone)
 	held()
 }
+
+func TestWhatWasStagedIsNoChangeOfTheServers(t *testing.T) {
+	w := newWorld(t)
+	w.create("a", Changes{})
+	w.do(w.StartInstance, "a", JobDone)
+	_, cfg, err := w.Layout.ReadInstance("a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.mkdir("state/runtime/a/upper/left4dead2/cfg")
+	file := filepath.Join(w.root, "state/runtime/a/upper/left4dead2/cfg/server.cfg")
+	for _, c := range []struct {
+		text string
+		want bool
+	}{{string(cfg["server.cfg"]), true}, {"rcon_password stolen", false}} {
+		if err := os.WriteFile(file, []byte(c.text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if got := w.untouched("a")["left4dead2/cfg/server.cfg"]; got != c.want {
+			t.Errorf("%.20q is as it was staged: %v", c.text, got)
+		}
+	}
+}
