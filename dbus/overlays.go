@@ -83,6 +83,17 @@ func (s *Server) importOverlay(c *call) ([]any, error) {
 	return jobReply(s.daemon.ImportOverlay(about.name, c.stream(), im, r))
 }
 
+func importOptions(d *dict) (daemon.Import, error) {
+	im := daemon.Import{Size: value(take[uint64](d, "size", "t"))}
+	im.Merge = value(take[bool](d, "merge", "b"))
+	im.Remove = value(take[[]string](d, "remove", "as"))
+	im.Base = value(take[uint32](d, "base", "u"))
+	if err := d.end(); err != nil {
+		return im, err
+	}
+	return im, im.Check()
+}
+
 // overlayVerb builds or deletes.
 func (s *Server) overlayVerb(c *call) ([]any, error) {
 	about, err := c.about(overlay)

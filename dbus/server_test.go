@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -217,6 +218,24 @@ func TestTheTableAndTheXMLAgree(t *testing.T) {
 			}
 		}
 	}
+	// What the manual and other people's clients are written by: who may stands with each method.
+	told := 0
+	for iface, text := range f.text {
+		for _, m := range regexp.MustCompile(`<!--((?:[^-]|-[^-])*)-->\s*<method name="(\w+)">`).FindAllStringSubmatch(text, -1) {
+			row := f.methods[iface][m[2]]
+			if !strings.HasPrefix(iface, action) || row.action == open {
+				continue
+			}
+			told++
+			if who := regexp.MustCompile(`polkit: ([a-z0-9.]*[a-z0-9])`).FindStringSubmatch(m[1]); who == nil || who[1] != row.action {
+				t.Errorf("%s.%s says %v, not %s", iface, m[2], who, row.action)
+			}
+		}
+	}
+	if told < 30 {
+		t.Errorf("only %d methods say who may", told)
+	}
+
 	saved := methods[2]
 	defer func() { methods[2] = saved }()
 	methods[2].in = "s"
