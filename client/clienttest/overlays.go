@@ -326,6 +326,9 @@ func (f *overlayFace) GetConfig(msg dbus.Message) (map[string]dbus.Variant, *dbu
 	if err := f.failures["GetConfig"]; err != nil {
 		return nil, err
 	}
+	if f.of(msg).keep == 1 {
+		return map[string]dbus.Variant{}, nil // as always with what is the default
+	}
 	return map[string]dbus.Variant{"keep": dbus.MakeVariant(f.of(msg).keep)}, nil
 }
 

@@ -99,7 +99,18 @@ func runOverlayPut(v *invocation) error {
 		content.Close()
 		return err
 	}
-	return v.commit("put", "wrote", name, client.FileText(where), client.ImportOptions{}, client.SourceEntry{Name: where, Mode: mode, Content: content})
+	text := client.FileText(where)
+	err = v.commit("put", "wrote", name, text, client.ImportOptions{}, client.SourceEntry{Name: where, Mode: mode, Content: content})
+	if err != nil && v.ctx.Err() == nil {
+		entry, _ := unasked(v, func() (client.FileEntry, error) {
+			entry, _, err := v.at(name, where, 0)
+			return entry, err
+		})
+		if entry.Kind == "directory" {
+			v.hint(text + " is a directory: " + text + "/ puts the file into it")
+		}
+	}
+	return err
 }
 
 // open opens a file whose length is known: what is none, as a pipe, is read into one first.

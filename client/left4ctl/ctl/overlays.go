@@ -16,6 +16,9 @@ func keepFlag(v *invocation, fs *pflag.FlagSet) {
 	fs.Uint32Var(&v.keep, "keep", 0, "keep `N` older revisions for a rollback (1 if it is not given)")
 }
 
+// defaultKeep is what left4d does where --keep was never given.
+var defaultKeep uint32 = 1
+
 // keeping is the config that --keep gives.
 func (v *invocation) keeping() client.OverlayConfig {
 	if v.flags.Changed("keep") {
@@ -148,12 +151,18 @@ func runOverlayShow(v *invocation) error {
 	if err != nil {
 		return v.failed("show", name, err)
 	}
-	config, err := unasked(v, func() (client.OverlayConfig, error) { return c.GetOverlayConfig(v.ctx, name) })
+	keep, err := unasked(v, func() (*uint32, error) {
+		config, err := c.GetOverlayConfig(v.ctx, name)
+		if config.Keep == nil {
+			config.Keep = &defaultKeep
+		}
+		return config.Keep, err
+	})
 	if err != nil {
 		return v.failed("show", name, err)
 	}
 	if v.json {
-		return printJSON(v.stdout, overlayShowJSON{overlayAsJSON(o), config.Keep, revisionsAsJSON(o.Revisions, o.Revision)})
+		return printJSON(v.stdout, overlayShowJSON{overlayAsJSON(o), keep, revisionsAsJSON(o.Revisions, o.Revision)})
 	}
 	fmt.Fprintln(v.stdout, clean(o.Name))
 	rows := [][2]string{
@@ -167,8 +176,8 @@ func runOverlayShow(v *invocation) error {
 		{"Owner", userName(o.Owner)},
 		{"Id", count(uint64(o.ID))},
 	}
-	if config.Keep != nil {
-		rows = append(rows, [2]string{"Keep", count(uint64(*config.Keep))})
+	if keep != nil {
+		rows = append(rows, [2]string{"Keep", count(uint64(*keep))})
 	}
 	v.sheet(rows)
 	return nil

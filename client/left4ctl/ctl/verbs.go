@@ -274,8 +274,8 @@ failed, empty), cause, revision (the current one, 0 for none), files, size (byte
 			summary: "show an overlay",
 			help: `Shows all of an overlay that you may see.
 
---json prints an object: the fields of overlay list, and keep (null if you may not see it or it
-was not set) and revisions (as overlay revisions prints them).`,
+--json prints an object: the fields of overlay list, and keep (null if you may not see it) and
+revisions (as overlay revisions prints them).`,
 			flags: jsonFlag, run: runOverlayShow,
 		},
 		{
