@@ -509,19 +509,39 @@ func (m *manager) CreateInstance(msg dbus.Message, name string, config, o option
 	if err := d.called(msg); err != nil {
 		return "", err
 	}
-	port := uint16(27015)
-	if v, ok := config["port"]; ok {
-		port = v.Value().(uint16)
-	}
 	if d.instances[name] != nil {
 		return "", dbus.NewError(names.Error+"InstanceExists", []any{"there is an instance " + name + " already"})
 	}
 	if err := d.check(config); err != nil {
 		return "", err
 	}
+	port, err := d.port(name, config)
+	if err != nil {
+		return "", err
+	}
 	d.addInstance(name, port, nil)
 	d.define(d.instances[name], config)
 	return names.InstancePath(name), nil
+}
+
+// port is the one that a config asks for on behalf of an instance, or the next free one.
+func (d *Daemon) port(name string, config map[string]dbus.Variant) (uint16, *dbus.Error) {
+	holder := map[uint16]string{}
+	for other, i := range d.instances {
+		holder[i.Properties["Port"].(uint16)] = other
+	}
+	if v, ok := config["port"]; ok && v.Value() != uint16(0) {
+		port := v.Value().(uint16)
+		if other := holder[port]; other != "" && other != name {
+			return 0, dbus.NewError(names.Error+"PortInUse", []any{fmt.Sprintf("port %d belongs to %s", port, other)})
+		}
+		return port, nil
+	}
+	port := uint16(27015)
+	for holder[port] != "" {
+		port++
+	}
+	return port, nil
 }
 
 func (m *manager) ConfigureInstance(msg dbus.Message, name string, changes, o options) *dbus.Error {
@@ -535,6 +555,9 @@ func (m *manager) ConfigureInstance(msg dbus.Message, name string, changes, o op
 		return noSuchInstance(name)
 	}
 	if err := d.check(changes); err != nil {
+		return err
+	}
+	if _, err := d.port(name, changes); err != nil {
 		return err
 	}
 	if v, ok := o["new_rcon_password"]; ok && v.Value().(bool) {
@@ -560,7 +583,14 @@ func (m *manager) lifecycle(msg dbus.Message, kind, name string) (dbus.ObjectPat
 		}
 		return "", noSuchInstance(name)
 	}
-	return m.begin(msg, kind, name, nil, nil)
+	var effect func(map[string]file) string
+	if kind == "delete" {
+		effect = func(map[string]file) string {
+			delete(d.instances, name)
+			return ""
+		}
+	}
+	return m.begin(msg, kind, name, nil, effect)
 }
 
 // begin begins a job and answers with it.

@@ -18,7 +18,7 @@ _left4ctl_jobs() {
 
 _left4ctl() {
 	local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}
-	local verbs='create configure initialize start stop restart kill reset delete list status logs preview secret which diff conflicts blueprint overlay game job version help'
+	local verbs='create clone configure rename initialize start stop restart kill reset delete apply export list status logs preview secret which diff conflicts blueprint overlay game job version help'
 	local blueprints='create configure list show delete'
 	local overlays='create configure import build list show revisions rollback delete ls get put edit mkdir rm'
 	local changing='--no-ask-password' waiting='--no-wait --timeout'
@@ -37,7 +37,7 @@ _left4ctl() {
 			((i++))
 			;;
 		-f)
-			[[ $verb != initialize ]] || ((i++))
+			[[ $verb != initialize && $verb != apply ]] || ((i++))
 			;;
 		-*) ;;
 		*)
@@ -80,7 +80,7 @@ _left4ctl() {
 		return
 		;;
 	-f)
-		if [[ $verb == initialize ]]; then
+		if [[ $verb == initialize || $verb == apply ]]; then
 			compopt -o filenames
 			mapfile -t COMPREPLY < <(compgen -f -- "$cur")
 			return
@@ -94,10 +94,12 @@ _left4ctl() {
 	if [[ $cur == -* ]]; then
 		case "$verb $sub" in
 		'create ') words="$settings $changing" ;;
+		'clone ') words="--label --port $changing" ;;
 		'configure ') words="$settings --new-rcon-password $changing" ;;
 		'blueprint create') words="$shared $changing" ;;
 		'blueprint configure') words="$shared --dry-run $changing" ;;
 		'initialize ') words="--file --no-wait $changing" ;;
+		'apply ') words="--file --dry-run --prune $changing" ;;
 		'start ' | 'stop ' | 'restart ' | 'kill ' | 'reset ' | 'delete ' | 'game import' | 'overlay build' | 'overlay delete')
 			words="$waiting $changing"
 			;;
@@ -111,7 +113,7 @@ _left4ctl() {
 		'conflicts ') words="--instance --json --no-legend $changing" ;;
 		'status ' | 'job show' | 'overlay show' | 'blueprint show') words='--json' ;;
 		'logs ') words='--lines --follow' ;;
-		'job cancel' | 'preview ' | 'secret ' | 'overlay rollback' | 'overlay put' | 'overlay edit' | 'overlay mkdir' | \
+		'rename ' | 'export ' | 'job cancel' | 'preview ' | 'secret ' | 'overlay rollback' | 'overlay put' | 'overlay edit' | 'overlay mkdir' | \
 			'blueprint delete' | 'game rollback') words=$changing ;;
 		esac
 		mapfile -t COMPREPLY < <(compgen -W "$words $common" -- "$cur")
@@ -125,8 +127,8 @@ _left4ctl() {
 	'job ') words='list show cancel' ;;
 	'overlay ') words=$overlays ;;
 	'blueprint ') words=$blueprints ;;
-	'start ' | 'stop ' | 'restart ' | 'kill ' | 'reset ' | 'delete ') words=$(_left4ctl_instances) ;;
-	'initialize ' | 'status ' | 'logs ' | 'preview ' | 'which ' | 'diff ') ((given > 0)) || words=$(_left4ctl_instances) ;;
+	'start ' | 'stop ' | 'restart ' | 'kill ' | 'reset ' | 'delete ' | 'export ') words=$(_left4ctl_instances) ;;
+	'clone ' | 'rename ' | 'initialize ' | 'status ' | 'logs ' | 'preview ' | 'which ' | 'diff ') ((given > 0)) || words=$(_left4ctl_instances) ;;
 	'secret ')
 		case $given in
 		0) words=$(_left4ctl_instances) ;;

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"math/bits"
 	"slices"
 	"strconv"
 	"strings"
@@ -37,7 +38,7 @@ var keys = []key{
 		name: "port", flag: "port", value: "PORT", usage: "game port, 0 for the next free one",
 		set: func(c *client.Config, text string) error {
 			n, err := strconv.ParseUint(text, 10, 16)
-			if err != nil || strconv.FormatUint(n, 10) != text {
+			if err != nil || strconv.FormatUint(n, 10) != text || n != 0 && n < 1024 {
 				return fmt.Errorf("%q is no port: use 1024 to 65535, or 0 for the next free one", text)
 			}
 			port := uint16(n)
@@ -80,7 +81,13 @@ var keys = []key{
 	},
 	{
 		name: "restart", flag: "restart", value: "POLICY", usage: "when systemd restarts it: always, on-failure or no",
-		set: func(c *client.Config, text string) error { c.Restart = &text; return nil },
+		set: func(c *client.Config, text string) error {
+			if !slices.Contains([]string{"always", "on-failure", "no"}, text) {
+				return fmt.Errorf("%q is not known: use always, on-failure or no", text)
+			}
+			c.Restart = &text
+			return nil
+		},
 	},
 }
 
@@ -328,10 +335,11 @@ func parseSize(text string) (uint64, error) {
 		}
 	}
 	if whole, err := strconv.ParseUint(digits, 10, 64); err == nil {
-		if float64(whole)*factor >= math.MaxUint64 {
+		high, low := bits.Mul64(whole, uint64(factor))
+		if high != 0 || low == client.Unlimited {
 			return 0, bad
 		}
-		return whole * uint64(factor), nil
+		return low, nil
 	}
 	fraction, err := parseFraction(digits)
 	if err != nil || fraction*factor >= math.MaxUint64 {
@@ -371,8 +379,8 @@ func showQuota(n uint64) string {
 }
 
 func parseCount(text string) (uint64, error) {
-	n, err := strconv.ParseUint(text, 10, 63)
-	if err != nil {
+	n, err := strconv.ParseUint(text, 10, 64)
+	if err != nil || n == client.Unlimited {
 		return 0, fmt.Errorf("%q is no number: use digits, or infinity", text)
 	}
 	return n, nil

@@ -78,6 +78,7 @@ type invocation struct {
 	settings      settings
 	newPassword   bool
 	dryRun        bool
+	prune         bool
 	keep          uint32
 	merge         bool
 	recursive     bool

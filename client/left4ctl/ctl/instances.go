@@ -33,13 +33,17 @@ func runCreate(v *invocation) error {
 	if _, err := c.CreateInstance(v.ctx, name, config); err != nil {
 		return v.failed("create", name, err)
 	}
-	// Which port it got is worth a look; that it is there is certain without it.
+	v.sayCreated(c, name)
+	return nil
+}
+
+// sayCreated tells which port an instance got, if it can be had; that it is there is certain without it.
+func (v *invocation) sayCreated(c *client.Client, name string) {
 	if i, err := c.GetInstance(v.ctx, name); err == nil {
 		v.say("%s: created, port %d", name, i.Port)
 	} else {
 		v.say("%s: created", name)
 	}
-	return nil
 }
 
 func runInitialize(v *invocation) error {
@@ -47,7 +51,7 @@ func runInitialize(v *invocation) error {
 	var config client.Config
 	if v.file != "" {
 		var err error
-		if config, err = v.spec(); err != nil {
+		if config, err = given(v, readSpec); err != nil {
 			return fmt.Errorf("cannot initialize %s: %w", name, err)
 		}
 	}
@@ -60,30 +64,31 @@ func runInitialize(v *invocation) error {
 	})
 }
 
-// spec reads the spec file, or standard input for "-"; there it does not wait for more when it is told to end.
-func (v *invocation) spec() (client.Config, error) {
+// given reads what --file names, or standard input for "-"; there it does not wait for more when it is told to end.
+func given[T any](v *invocation, read func(name string, r io.Reader) (T, error)) (T, error) {
+	var none T
 	if v.file != "-" {
 		f, err := os.Open(v.file)
 		if err != nil {
-			return client.Config{}, fmt.Errorf("%s: %w", v.file, plain(err))
+			return none, fmt.Errorf("%s: %w", v.file, plain(err))
 		}
 		defer f.Close()
-		return readSpec(v.file, f)
+		return read(v.file, f)
 	}
 	type answer struct {
-		config client.Config
-		err    error
+		value T
+		err   error
 	}
 	done := make(chan answer, 1)
 	go func() {
-		config, err := readSpec("standard input", v.stdin)
-		done <- answer{config, err}
+		value, err := read("standard input", v.stdin)
+		done <- answer{value, err}
 	}()
 	select {
 	case a := <-done:
-		return a.config, a.err
+		return a.value, a.err
 	case <-v.ctx.Done():
-		return client.Config{}, errors.New("interrupted")
+		return none, errors.New("interrupted")
 	}
 }
 

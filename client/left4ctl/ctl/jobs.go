@@ -104,6 +104,8 @@ func (v *invocation) look(name string) string {
 		return "left4ctl overlay show " + name
 	case "game":
 		return "left4ctl game revisions"
+	case "apply":
+		return "the same command goes on with what is left"
 	}
 	return "left4ctl status " + name
 }

@@ -18,48 +18,63 @@ const maxSpec = 1 << 20
 // readSpec reads a spec file: one YAML document with the keys of a definition. It is strict, because what it does not
 // understand would be missing on a server without a word. Errors begin with the line and the key; name is the file's.
 func readSpec(name string, r io.Reader) (client.Config, error) {
-	text, err := io.ReadAll(io.LimitReader(r, maxSpec+1))
+	return readYAML(name, r, maxSpec, parseSpec)
+}
+
+// readYAML reads a file of at most limit bytes, a number of MiB.
+func readYAML[T any](name string, r io.Reader, limit int, parse func(string) (T, error)) (T, error) {
+	var none T
+	text, err := io.ReadAll(io.LimitReader(r, int64(limit)+1))
 	if err != nil {
-		return client.Config{}, fmt.Errorf("cannot read %s: %w", name, plain(err))
+		return none, fmt.Errorf("cannot read %s: %w", name, plain(err))
 	}
-	if len(text) > maxSpec {
-		return client.Config{}, fmt.Errorf("%s is longer than 1 MiB", name)
+	if len(text) > limit {
+		return none, fmt.Errorf("%s is longer than %d MiB", name, limit>>20)
 	}
-	config, err := parseSpec(string(text))
+	parsed, err := parse(string(text))
 	if err != nil {
-		return client.Config{}, fmt.Errorf("%s:%w", name, err)
+		return none, fmt.Errorf("%s:%w", name, err)
 	}
-	return config, nil
+	return parsed, nil
 }
 
 func parseSpec(text string) (client.Config, error) {
 	var c client.Config
-	in := yaml.NewDecoder(strings.NewReader(text))
-	var document yaml.Node
-	if err := in.Decode(&document); err == io.EOF {
-		return c, errors.New("1: is empty")
-	} else if err != nil {
-		return c, notYAML(err)
-	}
-	var second yaml.Node
-	if err := in.Decode(&second); err == nil {
-		return c, at(&second, "", "a second document is not allowed")
-	} else if err != io.EOF {
-		return c, notYAML(err)
-	}
-	pairs, err := mapping(document.Content[0], "")
+	pairs, err := onlyDocument(text)
 	if err != nil {
 		return c, err
 	}
-	if len(pairs) == 0 {
-		return c, at(document.Content[0], "", "has no keys")
-	}
 	for _, p := range pairs {
-		if err := p.into(&c); err != nil {
+		if err := p.into(&c, keys); err != nil {
 			return c, err
 		}
 	}
 	return c, nil
+}
+
+// onlyDocument returns the pairs of a text that is one document, at least one.
+func onlyDocument(text string) ([]pair, error) {
+	in := yaml.NewDecoder(strings.NewReader(text))
+	var document yaml.Node
+	if err := in.Decode(&document); err == io.EOF {
+		return nil, errors.New("1: is empty")
+	} else if err != nil {
+		return nil, notYAML(err)
+	}
+	var second yaml.Node
+	if err := in.Decode(&second); err == nil {
+		return nil, at(&second, "", "a second document is not allowed")
+	} else if err != io.EOF {
+		return nil, notYAML(err)
+	}
+	pairs, err := mapping(document.Content[0], "")
+	if err != nil {
+		return nil, err
+	}
+	if len(pairs) == 0 {
+		return nil, at(document.Content[0], "", "has no keys")
+	}
+	return pairs, nil
 }
 
 // pair is one key of a mapping with its value.
@@ -69,7 +84,8 @@ type pair struct {
 	place *yaml.Node // of the key
 }
 
-func (p pair) into(c *client.Config) error {
+// into sets one of the keys of a definition, or its limits.
+func (p pair) into(c *client.Config, keys []key) error {
 	if p.key == "limits" {
 		return p.limits(c)
 	}
@@ -110,6 +126,9 @@ func (t text) set(k key, c *client.Config) error {
 	switch {
 	case t.overlay != nil:
 		c.Overlays = append(c.Overlays, *t.overlay)
+		return nil
+	case k.name == "config" && t.value == "":
+		c.Lines = append(c.Lines, "") // on a command line it would empty the list
 		return nil
 	case k.list && t.value == "":
 		return errors.New("an empty element is not allowed")
@@ -281,11 +300,28 @@ func unknown(p pair, known []string) error {
 	return at(p.place, p.key, message)
 }
 
-func at(n *yaml.Node, where, message string) error {
+// misplaced is an error at a line of a file, about a key of it or about all that is there.
+type misplaced struct {
+	line           int
+	where, message string
+}
+
+func at(n *yaml.Node, where, message string) error { return &misplaced{n.Line, where, message} }
+
+func (m *misplaced) Error() string {
+	where := m.where
 	if where != "" {
 		where += ": "
 	}
-	return fmt.Errorf("%d: %s%s", n.Line, where, message)
+	return fmt.Sprintf("%d: %s%s", m.line, where, m.message)
+}
+
+// within tells that the key which an error is about is one of what key stands for.
+func within(key string, err error) error {
+	if m, ok := err.(*misplaced); ok {
+		m.where = strings.TrimSuffix(key+"."+m.where, ".")
+	}
+	return err
 }
 
 // notYAML turns "yaml: line 3: did not find …" into "3: did not find …".

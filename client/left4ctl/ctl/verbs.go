@@ -6,6 +6,7 @@ import (
 
 const (
 	groupInstances  = "Instances"
+	groupHost       = "All at once"
 	groupLook       = "Look at them"
 	groupBlueprints = "Blueprints"
 	groupOverlays   = "Overlays"
@@ -39,6 +40,12 @@ starts it. A name has 1 to 64 of a-z, 0-9, - and _, and begins with a letter or 
 			flags: settingFlags, run: runCreate,
 		},
 		{
+			name: "clone", args: "NAME NEW", group: groupInstances, min: 2, max: 2, changes: true,
+			summary: "define an instance like another one",
+			help: `Defines the instance NEW as NAME is defined, with the same blueprint. It gets a port and an
+rcon_password of its own, and no label. What the server of NAME wrote is not copied.`,
+			flags: cloneFlags, run: runClone,
+		}, {
 			name: "configure", args: "NAME [KEY=VALUE]…", group: groupInstances, min: 1, max: -1, changes: true,
 			summary: "change an instance's definition",
 			help: `Changes what is given and leaves the rest. A running server has it from its next start,
@@ -51,6 +58,12 @@ arguments and lines behind, and its limits instead; blueprint= makes it follow n
 			flags: configureFlags, run: runConfigure,
 		},
 		{
+			name: "rename", args: "NAME LABEL", group: groupInstances, min: 2, max: 2, changes: true,
+			summary: "give an instance another label",
+			help: `Sets the label, which is what an instance is called before people. An empty LABEL takes it
+away. The NAME, which is also that of its unit, stays for life.`,
+			run: runRename,
+		}, {
 			name: "initialize", args: "NAME", group: groupInstances, min: 1, max: 1, changes: true,
 			summary: "render an instance's files, from a spec file or as it is defined",
 			help: `Renders an instance's files, unit settings and mount plan. With --file the instance is
@@ -109,6 +122,39 @@ Deleting what is not there succeeds. It does not ask back.` + jobHelp,
 			flags: jobFlags, run: runLifecycle((*client.Client).DeleteInstance),
 		},
 		{
+			name: "apply", group: groupHost, changes: true,
+			summary: "make overlays, blueprints and instances match a file",
+			help: `Creates what the file has and this host has not, and changes what differs. A line is printed
+for each change. What the file does not have stays, and is told; with --prune it is deleted,
+running instances too. Nothing is started or restarted: which instances ask for a restart is
+told at the end. After an error the same command goes on with what is left.
+
+The file is YAML and strict, all of it is checked before the first change, and export writes
+one. What is not in it is the default; an instance without a port keeps the one it has, or
+gets the next free one.
+
+  overlays:
+    sourcemod: {keep: 2, from: ./sourcemod}   # older revisions kept; what it is filled with
+  blueprints:
+    versus:                                   # overlays, arguments, config, limits
+      overlays: [{path: sourcemod, alias: "*"}]
+      config: [sv_cheats 0]
+  instances:
+    versus-1:                                 # what a spec file has: left4ctl help initialize
+      blueprint: versus
+      port: 27020
+
+from is a directory, tar or zip file, relative to the file. It is imported only when apply
+itself makes the overlay, never later: left4ctl overlay import does that.`,
+			flags: applyFlags, run: runApply,
+		}, {
+			name: "export", args: "[NAME]…", group: groupHost, max: -1, changes: true,
+			summary: "write a file that apply reads",
+			help: `Writes what overlays, blueprints and instances are defined as, or only the named instances
+with the blueprints and overlays that they need. Neither the files of overlays nor any
+password is in it. On the same host, apply with it changes nothing.`,
+			run: runExport,
+		}, {
 			name: "list", group: groupLook,
 			summary: "list the instances",
 			help: `Lists the instances.
