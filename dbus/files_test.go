@@ -380,6 +380,9 @@ func TestARefusedDescriptorIsAnError(t *testing.T) {
 	good := null(t)
 	send(nil)
 	send(good)
+	if _, err := c.send(answer(h, nil, nil)); err != nil { // leaves when all is done about the one before
+		t.Fatal(err)
+	}
 	for i, want := range []dbus.Type{dbus.TypeError, dbus.TypeMethodReply} {
 		m, err := other.read()
 		if err != nil {
@@ -389,6 +392,9 @@ func TestARefusedDescriptorIsAnError(t *testing.T) {
 			t.Errorf("message %d: %+v", i, m)
 		}
 		m.closeFDs()
+	}
+	if m, err := other.read(); err != nil || m.serial != 3 {
+		t.Fatalf("%+v, %v", m, err)
 	}
 	if !closed(good) {
 		t.Error("the descriptor that was sent is open")

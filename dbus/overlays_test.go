@@ -109,7 +109,7 @@ func TestAnOverlayOnTheBus(t *testing.T) {
 	v := dbus.MakeVariant
 	for _, options := range []variants{
 		{"merge": v("yes")}, {"remove": v([]string{"a"})}, {"merge": v(true), "remove": v([]string{"../a"})}, {"merge": v(true), "remove": v("a")},
-		{"base": v(int32(1))}, {"timeout": v(uint64(0))}, {"sizes": v(uint64(1))},
+		{"base": v(int32(1))}, {"into": v("../x")}, {"into": v([]string{"x"})}, {"timeout": v(uint64(0))}, {"sizes": v(uint64(1))},
 	} {
 		_, err := b.call(object, names.Overlay+".Import", b.pipe(), options)
 		wantError(t, err, names.Error+"InvalidArgument")
