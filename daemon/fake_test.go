@@ -22,6 +22,10 @@ type recorder struct {
 	lines []string
 	ended map[uint32]Job
 	more  chan struct{}
+
+	// What a test looks at while the daemon's lock is held; nil = nothing.
+	onEnd     func(Job)
+	onRemoved func(Instance)
 }
 
 func newRecorder() *recorder { return &recorder{ended: map[uint32]Job{}, more: make(chan struct{})} }
@@ -40,10 +44,18 @@ func (r *recorder) InstanceChanged(old, new Instance) {
 		r.add("%s: %s → %s", new.Name, old.State, new.State)
 	}
 }
-func (r *recorder) InstanceRemoved(in Instance) { r.add("removed %s", in.Name) }
-func (r *recorder) JobNew(j Job)                { r.add("job %d: %s %s", j.ID, j.Kind, j.Target) }
-func (r *recorder) JobChanged(old, new Job)     {}
+func (r *recorder) InstanceRemoved(in Instance) {
+	if r.onRemoved != nil {
+		r.onRemoved(in)
+	}
+	r.add("removed %s", in.Name)
+}
+func (r *recorder) JobNew(j Job)            { r.add("job %d: %s %s", j.ID, j.Kind, j.Target) }
+func (r *recorder) JobChanged(old, new Job) {}
 func (r *recorder) JobEnded(j Job) {
+	if r.onEnd != nil {
+		r.onEnd(j)
+	}
 	r.mu.Lock()
 	r.ended[j.ID] = j
 	r.mu.Unlock()

@@ -65,7 +65,7 @@ type job struct {
 	worker  string        // the unit that works for it
 	changed chan struct{} // that unit changed
 	resumed bool          // an earlier left4d began it
-	over    bool          // its verb has returned; only its end is still to be told
+	over    bool          // its work is done; only its end is still to be stored and told
 }
 
 // instanceKinds are the kinds of jobs that decide whether an instance runs.
@@ -225,12 +225,16 @@ func (d *Daemon) drain(target string) {
 		d.mu.Lock()
 		j := d.queues[target][0]
 		d.mu.Unlock()
-		d.work(j)
+		final, ended := d.work(j)
 		d.mu.Lock()
 		d.queues[target] = d.queues[target][1:]
 		empty := len(d.queues[target]) == 0
 		if empty {
 			delete(d.queues, target)
+		}
+		// Who hears of the end acts on it at once: by then the job must be in nobody's way.
+		if ended {
+			d.end(j, final)
 		}
 		d.mu.Unlock()
 		if empty {
@@ -239,8 +243,26 @@ func (d *Daemon) drain(target string) {
 	}
 }
 
-// work runs one job to its end. A job that gives way because left4d stops is left as it is, for the next left4d.
-func (d *Daemon) work(j *job) {
+// end makes a job what it ended as and tells it. The lock must be held.
+func (d *Daemon) end(j *job, final Job) {
+	old := j.Job
+	j.Job = final
+	d.Events.JobChanged(old, j.Job)
+	d.Events.JobEnded(j.Job)
+	d.finished = append(d.finished, j.ID)
+	if len(d.finished) > keptFinished {
+		if oldest := d.jobs[d.finished[0]]; oldest != nil {
+			delete(d.jobs, oldest.ID)
+			d.Events.JobForgotten(oldest.Job)
+		}
+		d.finished = d.finished[1:]
+	}
+	j.cancel(nil)
+}
+
+// work runs one job and returns what it ended as. A job that gives way because left4d stops has not ended: it is left
+// as it is, for the next left4d.
+func (d *Daemon) work(j *job) (final Job, ended bool) {
 	var err error
 	var late bool
 	if context.Cause(j.ctx) == nil {
@@ -266,7 +288,7 @@ func (d *Daemon) work(j *job) {
 	}
 	cause := context.Cause(j.ctx)
 	if errors.Is(cause, errClosing) {
-		return
+		return Job{}, false
 	}
 
 	var canceled *canceledError
@@ -283,7 +305,7 @@ func (d *Daemon) work(j *job) {
 	default:
 		result, why = JobFailed, err.Error()
 	}
-	final := j.Job
+	final = j.Job
 	final.State, final.Finished, final.Cancelable = result, now(), false
 	if why != "" {
 		final.Cause = why
@@ -303,19 +325,7 @@ func (d *Daemon) work(j *job) {
 	j.over = true
 	d.mu.Unlock()
 	<-d.refresh(j.Target)
-	d.update(j, func(j *Job) { *j = final })
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.Events.JobEnded(j.Job)
-	d.finished = append(d.finished, j.ID)
-	if len(d.finished) > keptFinished {
-		if old := d.jobs[d.finished[0]]; old != nil {
-			delete(d.jobs, old.ID)
-			d.Events.JobForgotten(old.Job)
-		}
-		d.finished = d.finished[1:]
-	}
-	j.cancel(nil)
+	return final, true
 }
 
 // guarded turns a panic of a verb into its failure: one bad job must not end the daemon of all the others.

@@ -112,14 +112,28 @@ func (d *Daemon) RefreshAll(ctx context.Context) {
 
 // look reads what is true of an instance and tells what has changed.
 func (d *Daemon) look(in *instance) {
+	if f, ok := d.read(in); ok {
+		d.conclude(in, f)
+	}
+}
+
+// read reads all that a state is judged from.
+func (d *Daemon) read(in *instance) (f facts, ok bool) {
 	ctx, cancel := context.WithTimeout(d.ctx, 30*time.Second)
 	defer cancel()
+	var err error
 	d.mu.Lock()
 	def := in.view.Instance
+	// Before anything else is read: a job that ends meanwhile is then either the one at work or among the stored, and
+	// one that begins meanwhile waits for the next look before it does anything.
+	for _, j := range d.queues[def.Name] {
+		if j.State == JobRunning && !j.over {
+			row := j.Job.Job
+			f.running = &row
+		}
+	}
 	d.mu.Unlock()
 
-	var f facts
-	var err error
 	if f.server, err = d.Units.State(ctx, units.ServerUnit(def.Name)); err == nil {
 		f.overlay, err = d.Units.State(ctx, units.OverlayUnit(def.Name))
 	}
@@ -128,7 +142,7 @@ func (d *Daemon) look(in *instance) {
 		if ctx.Err() == nil {
 			d.Log.Warn("cannot read the state", "instance", def.Name, "error", err)
 		}
-		return
+		return f, false
 	}
 	if f.enabled, err = d.Config.Enabled(def.Name); err != nil {
 		d.Log.Warn("cannot read the enablement", "instance", def.Name, "error", err)
@@ -139,19 +153,18 @@ func (d *Daemon) look(in *instance) {
 		f.last = &j
 	}
 	f.boot = bootTime()
-	pending := f.server.Active == "active" && d.pendingRestart(def)
+	f.pendingRestart = f.server.Active == "active" && d.pendingRestart(def)
+	return f, true
+}
 
+// conclude tells what has changed.
+func (d *Daemon) conclude(in *instance, f facts) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.instances[def.Name] != in {
+	if d.instances[in.view.Name] != in {
 		return
 	}
 	f.lastExit = in.lastExit
-	for _, j := range d.queues[def.Name] {
-		if j.State == JobRunning && !j.over {
-			f.running = &j.Job.Job
-		}
-	}
 	v := judge(f)
 	in.lastExit = v.lastExit
 	d.change(in, func(i *Instance) {
@@ -166,7 +179,7 @@ func (d *Daemon) look(in *instance) {
 			}
 		}
 		i.State, i.Cause, i.MainPID, i.Restarts = v.state, v.cause, v.pid, v.restarts
-		i.Desired, i.Drifted, i.PendingRestart = v.desired, v.drifted, pending
+		i.Desired, i.Drifted, i.PendingRestart = v.desired, v.drifted, f.pendingRestart
 	})
 }
 
@@ -179,6 +192,7 @@ type facts struct {
 	running         *store.Job // the job that is at work
 	last            *store.Job // the newest finished one that changed the state
 	lastExit        string     // how the game ended before systemd restarted it, as seen earlier
+	pendingRestart  bool       // a restart would bring something new
 	boot            time.Time
 }
 

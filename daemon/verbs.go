@@ -47,7 +47,7 @@ func (d *Daemon) CreateInstance(name string, c Changes, owner uint32) (Instance,
 	}
 	d.accept.Lock()
 	d.mu.Lock()
-	leaving := slices.ContainsFunc(d.queues[name], func(j *job) bool { return j.Kind == "delete" })
+	leaving := d.leaving(name)
 	d.mu.Unlock()
 	if leaving {
 		d.accept.Unlock()
@@ -68,6 +68,12 @@ func (d *Daemon) CreateInstance(name string, c Changes, owner uint32) (Instance,
 	// Somebody may have enabled or started the unit before there was a definition.
 	d.refresh(name)
 	return view, nil
+}
+
+// leaving tells whether a delete is still to come that would take a new instance of the name for the old one. The lock
+// must be held.
+func (d *Daemon) leaving(name string) bool {
+	return slices.ContainsFunc(d.queues[name], func(j *job) bool { return j.Kind == "delete" && !j.over })
 }
 
 func newDefinition(name string, owner uint32) store.Instance {
@@ -530,6 +536,8 @@ func (d *Daemon) delete(ctx context.Context, j *job) error {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	// Who hears that the instance is gone may make another one.
+	j.over = true
 	if in := d.instances[name]; in != nil {
 		delete(d.instances, name)
 		d.Events.InstanceRemoved(in.view)

@@ -368,6 +368,48 @@ func TestAJobIsForTheInstanceThatItWasAcceptedFor(t *testing.T) {
 	}
 }
 
+// "left4ctl delete a && left4ctl create a" failed now and then: the end of the delete was told before it had left its queue.
+func TestWhatHasEndedIsInNobodysWay(t *testing.T) {
+	w := newWorld(t)
+	w.create("a", Changes{})
+	w.events.onEnd = func(j Job) {
+		if n := len(w.queues["a"]); n != 0 {
+			t.Errorf("%d jobs wait for a when the end of %s, its only one, is told", n, j.Kind)
+		}
+	}
+	w.events.onRemoved = func(Instance) {
+		if w.leaving("a") {
+			t.Error("the delete is in the way of a new instance when it is told that the old one is gone")
+		}
+	}
+	for range 3 {
+		w.do(w.StartInstance, "a", JobDone)
+		w.do(w.DeleteInstance, "a", JobDone)
+		w.create("a", Changes{})
+	}
+}
+
+// An instance was announced as drifted when a job ended in the middle of a look.
+func TestALookMissesNoJob(t *testing.T) {
+	w := newWorld(t)
+	w.create("a", Changes{})
+	w.do(w.StartInstance, "a", JobDone)
+	w.units.Hold["stop left4-server@a.service"] = make(chan struct{})
+	stop, err := w.StopInstance("a", Request{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.units.Wait(t, "stop left4-server@a")
+	in := w.instances["a"]
+	f, ok := w.read(in)
+	close(w.units.Hold["stop left4-server@a.service"])
+	w.events.wait(t, stop.ID)
+	w.conclude(in, f)
+	if a, _ := w.Instance("a"); !ok || a.Drifted {
+		t.Errorf("read: %v; what a job has just done counts as done by hand: %+v", ok, a)
+	}
+}
+
 func TestManyVerbsSideBySide(t *testing.T) {
 	w := newWorld(t)
 	var ids []uint32
