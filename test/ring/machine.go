@@ -82,11 +82,11 @@ func newMachine(r *root) (*Machine, error) {
 	if err := os.MkdirAll(run, 0o755); err != nil {
 		return nil, err
 	}
-	sweeping, err := flock(filepath.Join(cache, ".run.lock"), unix.LOCK_EX)
+	making, err := lockRun(run)
 	if err != nil {
 		return nil, err
 	}
-	defer sweeping.Close()
+	defer making.Close()
 	sweepOnce.Do(func() { sweep(run) })
 
 	dir, err := os.MkdirTemp(run, "")
@@ -118,7 +118,13 @@ func newMachine(r *root) (*Machine, error) {
 
 var sweepOnce sync.Once
 
-// sweep removes what is left of machines whose process was killed.
+// lockRun keeps all others from making machines in the directory run, and from sweeping it, until the file is closed.
+func lockRun(run string) (*os.File, error) {
+	return flock(filepath.Join(filepath.Dir(run), ".run.lock"), unix.LOCK_EX)
+}
+
+// sweep removes what is left of machines whose process was killed. It needs lockRun: a machine that is being made has
+// no lock of its own yet, and one that another sweep is removing looks as if it were in use.
 func sweep(run string) {
 	entries, _ := os.ReadDir(run)
 	for _, e := range entries {

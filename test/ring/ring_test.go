@@ -211,7 +211,13 @@ func TestKilledRunLeavesNothing(t *testing.T) {
 		if err != nil || strings.Contains(string(mounts), dir) {
 			t.Errorf("the host has mounts of the machine (%v)", err)
 		}
-		sweep(filepath.Dir(dir))
+		run := filepath.Dir(dir)
+		lock, err := lockRun(run)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sweep(run)
+		lock.Close()
 		if _, err := os.Stat(dir); !os.IsNotExist(err) {
 			t.Errorf("the machine's files are still there: %v", err)
 		}
