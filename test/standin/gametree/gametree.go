@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"syscall"
 )
 
 // Version is the PatchVersion of the tree's steam.inf, which a running server tells in its A2S_INFO answer.
@@ -159,6 +160,10 @@ func makeDirectory(dir, name string) error {
 }
 
 func makeFile(path string, content io.Reader, mode os.FileMode) error {
+	// A child that this process begins has all its open files until it runs its own program, and what anybody has open
+	// for writing cannot be executed: no child may begin before the file is closed.
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	// A program that runs cannot be written to, but it can be replaced.
 	if err := os.RemoveAll(path); err != nil {
 		return err

@@ -3,6 +3,7 @@ package gametree
 import (
 	"context"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -22,7 +23,7 @@ exit 3
 func newTree(t *testing.T) string {
 	t.Helper()
 	program := filepath.Join(t.TempDir(), "reporter")
-	if err := os.WriteFile(program, []byte(reporter), 0o700); err != nil {
+	if err := makeFile(program, strings.NewReader(reporter), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	dir := filepath.Join(t.TempDir(), "game")
@@ -165,7 +166,7 @@ func TestWrapperDeletesThePidfile(t *testing.T) {
 func TestWrapperRestarts(t *testing.T) {
 	dir := newTree(t)
 	program := "#!/bin/sh\necho run\n[ -e again ] && exit 0\n: >again\nexit 1\n"
-	if err := os.WriteFile(filepath.Join(dir, "srcds_linux"), []byte(program), 0o755); err != nil {
+	if err := makeFile(filepath.Join(dir, "srcds_linux"), strings.NewReader(program), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	text, _, status := launch(t, dir, "-timeout", "0")
@@ -173,6 +174,28 @@ func TestWrapperRestarts(t *testing.T) {
 		t.Errorf("printed %q, ended with %#x", text, int(status))
 	}
 }
+
+// A tree could not be started now and then: "text file busy". Another child had begun while its program was written, and
+// had it open.
+func TestNoChildBeginsWhileAProgramIsWritten(t *testing.T) {
+	begins := false
+	text := readerFunc(func([]byte) (int, error) {
+		if begins = syscall.ForkLock.TryLock(); begins {
+			syscall.ForkLock.Unlock()
+		}
+		return 0, io.EOF
+	})
+	if err := makeFile(filepath.Join(t.TempDir(), "program"), text, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if begins {
+		t.Error("one can begin")
+	}
+}
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(b []byte) (int, error) { return f(b) }
 
 func TestBuild(t *testing.T) {
 	if testing.Short() {
