@@ -276,7 +276,7 @@ func judge(f facts) verdict {
 	default:
 		v.state, v.restarts = Stopped, 0
 		switch {
-		case f.overlay.Active == "failed":
+		case mountFailed(f.overlay):
 			v.state = FailedState
 			if v.cause = f.overlay.StatusText; v.cause == "" {
 				v.cause = "its files could not be mounted (" + f.overlay.Result + ")"
@@ -306,6 +306,9 @@ func judge(f facts) verdict {
 		default:
 			v.cause = "stopped and disabled outside left4"
 		}
+		if f.overlay.Active == "failed" && v.state == Stopped {
+			v.cause += "; its files could not be unmounted"
+		}
 	}
 	if f.masked && v.state != Running {
 		v.cause = "the unit is masked; " + v.cause
@@ -317,6 +320,11 @@ func judge(f facts) verdict {
 	up := v.state == Running || v.state == Starting || v.state == Restarting
 	v.drifted = f.running == nil && f.enabled != up && v.state != Stopping
 	return v
+}
+
+// mountFailed tells a mount that failed from an unmount that did: then the mount had ended with 0 before.
+func mountFailed(overlay units.State) bool {
+	return overlay.Active == "failed" && (overlay.ExecMainCode != cldExited || overlay.ExecMainStatus != 0)
 }
 
 // endedItself tells a server that ended before systemd began to stop it from one that was stopped.

@@ -353,7 +353,7 @@ func (d *Daemon) launchError(ctx context.Context, verb string, def store.Instanc
 		f.overlay, readErr = d.Units.State(ctx, units.OverlayUnit(def.Name))
 	}
 	if readErr == nil {
-		if f.overlay.Active == "failed" {
+		if mountFailed(f.overlay) {
 			return fmt.Errorf("cannot %s %s: %s", verb, def.Name, judge(f).cause)
 		}
 		if f.server.Active == "failed" || f.server.Active == "activating" {

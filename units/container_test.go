@@ -39,7 +39,7 @@ ExecStart=/bin/true
 ExecStop=/bin/sh -c 'test ! -e /run/left4-test/%i.umount-fails'
 `,
 	"left4-server@.service": `[Unit]
-BindsTo=left4-overlay@%i.service
+Requires=left4-overlay@%i.service
 After=left4-overlay@%i.service
 StartLimitIntervalSec=60
 StartLimitBurst=5

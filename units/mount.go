@@ -7,7 +7,9 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -437,33 +439,95 @@ func (l layers) oldOptions(limit int) (string, error) {
 	return data, nil
 }
 
-// idle fails while a process of the instance's server lives. EBUSY does not tell: in its sandbox a server uses a mount of its own of the
-// same overlay, which outlives ours. A second overlay over the same upper directory would then spoil both.
+// InUseError says that a process of an instance's server lives.
+type InUseError struct {
+	PID  int
+	Unit string
+}
+
+func (e *InUseError) Error() string {
+	return fmt.Sprintf("in use: process %d of %s runs", e.PID, e.Unit)
+}
+
+// idle returns an *InUseError while a process of the instance's server lives. EBUSY does not tell: in its sandbox a server uses a mount of
+// its own of the same overlay, which outlives ours. A second overlay over the same upper directory would then spoil both.
 func (m Mounter) idle(name string) error {
-	proc := m.proc
-	if proc == "" {
-		proc = "/proc"
-	}
-	entries, err := os.ReadDir(proc)
+	entries, err := os.ReadDir(m.procDir())
 	if err != nil {
 		return err
 	}
 	for _, e := range entries {
-		pid := e.Name()
-		if pid[0] < '1' || pid[0] > '9' {
-			continue
-		}
-		// One that cannot be read has ended meanwhile.
-		groups, _ := os.ReadFile(proc + "/" + pid + "/cgroup")
-		if !inUnit(string(groups), ServerUnit(name)) {
-			continue
-		}
-		stat, _ := os.ReadFile(proc + "/" + pid + "/stat")
-		if alive(string(stat)) {
-			return fmt.Errorf("in use: process %s of %s runs", pid, ServerUnit(name))
+		if pid, err := strconv.Atoi(e.Name()); err == nil && m.serves(pid, name) {
+			return &InUseError{pid, ServerUnit(name)}
 		}
 	}
 	return nil
+}
+
+func (m Mounter) procDir() string {
+	if m.proc == "" {
+		return "/proc"
+	}
+	return m.proc
+}
+
+// serves tells whether a process is one of the instance's server and lives. One that cannot be read has ended meanwhile.
+func (m Mounter) serves(pid int, name string) bool {
+	dir := fmt.Sprintf("%s/%d", m.procDir(), pid)
+	groups, _ := os.ReadFile(dir + "/cgroup")
+	if !inUnit(string(groups), ServerUnit(name)) {
+		return false
+	}
+	stat, _ := os.ReadFile(dir + "/stat")
+	return alive(string(stat))
+}
+
+// AwaitEnd returns when no process of the instance's server lives. At the deadline it returns what Unmount would, see there.
+func (m Mounter) AwaitEnd(name string, deadline time.Time) error {
+	for {
+		err := m.idle(name)
+		busy := (*InUseError)(nil)
+		if !errors.As(err, &busy) {
+			return err
+		}
+		ended, waitErr := m.awaitEnd(busy.PID, name, deadline)
+		if waitErr != nil {
+			return errors.Join(err, waitErr)
+		}
+		if !ended {
+			return err
+		}
+	}
+}
+
+func (m Mounter) awaitEnd(pid int, name string, deadline time.Time) (ended bool, err error) {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err == unix.ESRCH {
+		return true, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("cannot wait for process %d: %w", pid, err)
+	}
+	defer unix.Close(fd)
+	// The number may be another process's by now.
+	if !m.serves(pid, name) {
+		return true, nil
+	}
+	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	for {
+		left := time.Until(deadline)
+		if left <= 0 {
+			return false, nil
+		}
+		// Rounded up: a wait of less than a millisecond must not become none at all, again and again.
+		n, err := unix.Poll(fds, int(left.Milliseconds())+1)
+		if err != nil && err != unix.EINTR {
+			return false, fmt.Errorf("cannot wait for process %d: %w", pid, err)
+		}
+		if n > 0 {
+			return true, nil
+		}
+	}
 }
 
 // inUnit tells from the text of /proc/PID/cgroup whether the process is in the unit's control group or one below it, see cgroups(7).
@@ -484,7 +548,7 @@ func alive(stat string) bool {
 }
 
 // Unmount takes every overlay away that is mounted for the instance. Not mounted is success. It is never forced and never
-// delayed: while a process of the server lives or any other has something open there, the error says that it is in use.
+// delayed: while a process of the server lives (an *InUseError) or any other has something open there, the error says that it is in use.
 func (m Mounter) Unmount(name string) error {
 	if !ValidName(name) {
 		return fmt.Errorf("cannot unmount: %q is no name of an instance", name)

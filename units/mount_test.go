@@ -7,12 +7,14 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -486,6 +488,49 @@ func TestMountLeavesALivingServerAlone(t *testing.T) {
 		process("", "S")
 		must(t, m.Mount("x"))
 	}
+}
+
+// "systemctl mask --now" of a running server left its files mounted and their unit failed: without its unit file the server is not
+// ordered before its files any more, and the unmount met it alive.
+func TestUnmountAfterTheEndOfTheServer(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	dir := diskDir(t)
+	m := Mounter{Layout: testLayout(t, dir), UID: server, GID: server, proc: dir + "/proc"}
+	t.Cleanup(func() { unmountBelow(t, dir) })
+	m.write(t, planA, cfgA)
+	mkdir(t, m.proc)
+	must(t, m.Mount("x"))
+	process := exec.CommandContext(t.Context(), "cat")
+	stdin, err := process.StdinPipe()
+	must(t, err)
+	must(t, process.Start())
+	entry := fmt.Sprintf("%s/%d", m.proc, process.Process.Pid)
+	putFile(t, entry+"/cgroup", "0::/left4-game.slice/left4-server@x.service\n")
+	stat := fmt.Sprintf("/proc/%d/stat", process.Process.Pid)
+	must(t, os.Symlink(stat, entry+"/stat"))
+
+	refusal := fmt.Sprintf("in use: process %d of left4-server@x.service runs", process.Process.Pid)
+	if err := m.AwaitEnd("x", time.Now()); err == nil || err.Error() != refusal {
+		t.Errorf("AwaitEnd at its deadline: %v", err)
+	}
+	if err := m.Unmount("x"); err == nil || err.Error() != "cannot unmount x: "+refusal {
+		t.Errorf("Unmount: %v", err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- m.AwaitEnd("x", time.Now().Add(time.Minute)) }()
+	must(t, stdin.Close())
+	must(t, <-ended)
+	if alive(getFile(t, stat)) {
+		t.Error("AwaitEnd returned before the end")
+	}
+	must(t, m.Unmount("x"))
+	if at := m.mountedAt(t); len(at) != 0 {
+		t.Errorf("mounted: %+v", at)
+	}
+	must(t, process.Wait())
+	must(t, m.AwaitEnd("x", time.Now()))
 }
 
 func TestSomethingElseIsMountedThere(t *testing.T) {

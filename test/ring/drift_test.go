@@ -1,6 +1,7 @@
 package ring
 
 import (
+	"strconv"
 	"strings"
 	"testing"
 
@@ -33,6 +34,78 @@ func TestWhatIsDoneByHandIsSeen(t *testing.T) {
 			if cause := p.get("a", "Cause"); !strings.Contains(cause, step.cause) {
 				t.Errorf("after %v the cause is %q, want %q", step.command, cause, step.cause)
 			}
+		}
+	})
+}
+
+// A mask of a unit that runs takes its dependencies away: its files lose their need and its unit's order. Players must not
+// notice, neither of that nor of the unmask.
+func TestAMaskedServerPlaysOn(t *testing.T) {
+	eachPlay(t, func(t *testing.T, p play) {
+		p.ctl("create", "a")
+		p.ctl("start", "a")
+		p.ready(27015)
+		pid := p.pid("a")
+		since := p.since(pid)
+		// Here the unmount gives up at once.
+		p.WriteFile(t, "/etc/systemd/system/left4-overlay@.service.d/impatient.conf", "[Service]\nTimeoutStopSec=1s\n", 0o644)
+		p.Run(t, "systemctl", "daemon-reload")
+		p.Run(t, "systemctl", "mask", unit("a"))
+		p.WaitUnit(t, overlayUnit("a"), "ActiveState", "failed")
+		if len(p.mounts()) != 1 || p.get("a", "State") != "running" {
+			t.Errorf("%s, mounts %q", p.get("a", "State"), p.mounts())
+		}
+		p.Run(t, "systemctl", "unmask", unit("a"))
+		p.Run(t, "systemctl", "daemon-reload")
+		p.ready(27015)
+		if p.pid("a") != pid || p.since(pid) != since {
+			t.Error("the server was restarted")
+		}
+		// An automatic restart finds its files, and takes their unit up again.
+		states := p.Signals(t, dbus.WithMatchInterface(managerI), dbus.WithMatchMember("InstanceStateChanged"))
+		p.Run(t, "kill", "-KILL", strconv.Itoa(pid))
+		states.Wait(t, "running", changedTo("running"))
+		p.ready(27015)
+		if got := p.Property(t, overlayUnit("a"), "ActiveState"); got != "active" {
+			t.Errorf("the overlay is %s", got)
+		}
+		p.Run(t, "systemctl", "mask", unit("a"))
+		p.WaitUnit(t, overlayUnit("a"), "ActiveState", "failed")
+		p.Run(t, "systemctl", "stop", unit("a"))
+		p.wait("a", "State", "stopped")
+		if cause := p.get("a", "Cause"); cause != "the unit is masked; stopped outside left4; its files could not be unmounted" {
+			t.Errorf("the cause is %q", cause)
+		}
+		p.Run(t, "systemctl", "unmask", unit("a"))
+		p.ctl("start", "a")
+		p.ready(27015)
+		p.ctl("stop", "a")
+		if len(p.mounts()) != 0 {
+			t.Errorf("mounts %q", p.mounts())
+		}
+	})
+}
+
+// The unmount waits for a server that its mask does not let it be ordered behind.
+func TestAMaskedServerIsAwaited(t *testing.T) {
+	eachPlay(t, func(t *testing.T, p play) {
+		p.ctl("create", "a")
+		p.ctl("start", "a")
+		p.ready(27015)
+		journal := p.Start(t, "journalctl", "--follow", "--lines=all", "--output=cat", "--unit="+overlayUnit("a"))
+		p.Run(t, "systemctl", "mask", unit("a"))
+		journal.Expect(t, "waiting for its end")
+		if len(p.mounts()) != 1 || p.get("a", "State") != "running" {
+			t.Errorf("%s, mounts %q", p.get("a", "State"), p.mounts())
+		}
+		p.Run(t, "systemctl", "stop", unit("a"))
+		p.WaitUnit(t, overlayUnit("a"), "ActiveState", "inactive")
+		if len(p.mounts()) != 0 {
+			t.Errorf("mounts %q", p.mounts())
+		}
+		p.wait("a", "State", "stopped")
+		if cause := p.get("a", "Cause"); cause != "the unit is masked; stopped outside left4" {
+			t.Errorf("the cause is %q", cause)
 		}
 	})
 }

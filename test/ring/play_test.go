@@ -117,6 +117,8 @@ func (p play) wait(name, property, want string) {
 
 func unit(name string) string { return "left4-server@" + name + ".service" }
 
+func overlayUnit(name string) string { return "left4-overlay@" + name + ".service" }
+
 // pid is the game's own process.
 func (p play) pid(name string) int {
 	p.t.Helper()

@@ -14,6 +14,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 
@@ -26,10 +27,15 @@ const usage = `usage: left4-overlay mount NAME
        left4-overlay check-port PORT [ADDRESS]
 
 mount       stage the rendered files of instance NAME and mount its layers
-umount      unmount them; an error while a process uses them
+umount      unmount them, after the server's end if that is near; an error while a process uses them
 plan        print what mount would do, and do nothing
 check-port  exit with 98 if a program has PORT by UDP or TCP on ADDRESS (all of IPv4)
 `
+
+// serverEnd bounds how long umount waits for a server. systemd has a server's files unmounted after its end, but for one whose unit was
+// masked while it ran: with its unit file it loses what orders it before its files, and its TimeoutStopSec= too. PID 1 kills it after
+// the default of 90 s, if it is told to stop at all.
+const serverEnd = 100 * time.Second
 
 func main() {
 	os.Exit(run(os.Args[1:], units.Layout{State: "/var/lib/left4", Run: "/run/left4"}, os.Stdout, os.Stderr))
@@ -87,11 +93,17 @@ func command(args []string, layout units.Layout, stdout, stderr io.Writer) error
 	case "plan":
 		return m.Print(stdout, name)
 	case "umount":
-		if err := m.Unmount(name); err != nil {
-			return err
+		err := m.Unmount(name)
+		if busy := (*units.InUseError)(nil); errors.As(err, &busy) {
+			fmt.Fprintf(stderr, "left4-overlay: process %d of %s runs, waiting for its end\n", busy.PID, busy.Unit)
+			// At the deadline Unmount says it once more.
+			_ = m.AwaitEnd(name, time.Now().Add(serverEnd))
+			err = m.Unmount(name)
 		}
-		fmt.Fprintf(stderr, "%s is not mounted\n", name)
-		return nil
+		if err == nil {
+			fmt.Fprintf(stderr, "%s is not mounted\n", name)
+		}
+		return err
 	}
 	var err error
 	if m.UID, m.GID, err = layout.Owner(); err != nil {
