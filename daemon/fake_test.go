@@ -67,7 +67,7 @@ func (r *recorder) GameChanged(n uint32) { r.add("game %d", n) }
 // wait returns a job when its end has been told.
 func (r *recorder) wait(t *testing.T, id uint32) Job {
 	t.Helper()
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(2 * time.Minute)
 	for {
 		r.mu.Lock()
 		j, ok := r.ended[id]

@@ -52,7 +52,7 @@ func startBus(t *testing.T) *testBus {
 
 func serveOn(t *testing.T, dir string) *testBus {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	t.Cleanup(cancel)
 	for _, sub := range []string{"state/game/1", "state/overlays", "state/instances", "state/runtime", "run", "etc"} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
@@ -129,7 +129,7 @@ func (b *testBus) must(path dbus.ObjectPath, method string, args ...any) []any {
 // next returns the next signal of left4d that test accepts.
 func (b *testBus) next(accept func(*dbus.Signal) bool) *dbus.Signal {
 	b.t.Helper()
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(2 * time.Minute)
 	for {
 		select {
 		case s := <-b.signals:
@@ -582,7 +582,7 @@ func TestALostBusIsTold(t *testing.T) {
 	b.server.conn.socket.Close()
 	select {
 	case <-b.server.Done():
-	case <-time.After(20 * time.Second):
+	case <-time.After(2 * time.Minute):
 		t.Fatal("not told")
 	}
 	if b.server.Err() == nil {
@@ -592,7 +592,7 @@ func TestALostBusIsTold(t *testing.T) {
 
 func TestASecondLeft4dIsRefused(t *testing.T) {
 	b := startBus(t)
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	second, err := Dial(ctx, slog.New(slog.NewTextHandler(io.Discard, nil)))
 	if err != nil {
@@ -607,7 +607,7 @@ func TestASecondLeft4dIsRefused(t *testing.T) {
 // raw sends bytes to the bus as another connection of this user, after Hello.
 func (b *testBus) raw(messages ...[]byte) *conn {
 	b.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	c, err := dial(ctx)
 	if err != nil {

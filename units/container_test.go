@@ -357,10 +357,10 @@ func TestSystemdTellsWhyNot(t *testing.T) {
 		defer stop()
 		errs := make(chan error)
 		go func() { errs <- m.Start(ctx, unit) }()
-		go func() { errs <- m.Start(short, unit) }()
 		for st := m.state(ctx, unit); st.Sub != "start-pre"; st = m.state(ctx, unit) {
 			<-changed
 		}
+		go func() { errs <- m.Start(short, unit) }()
 		cancel()
 		if err := <-errs; err != context.Canceled {
 			t.Errorf("the start without patience says %v", err)

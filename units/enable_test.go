@@ -84,7 +84,7 @@ func TestMasked(t *testing.T) {
 }
 
 func TestWatchEnablement(t *testing.T) {
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	c := testConfig(t)
 	wants := filepath.Join(c.Dir, "multi-user.target.wants")

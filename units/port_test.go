@@ -3,25 +3,32 @@ package units
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"strings"
 	"testing"
 )
 
-// freePort is one that is free by UDP and TCP.
+// freePort is one that is free by UDP and TCP. It lies below those that the kernel gives out by itself, so that nobody takes it meanwhile.
 func freePort(t *testing.T) uint16 {
 	t.Helper()
-	for {
-		l, err := net.Listen("tcp4", "0.0.0.0:0")
-		must(t, err)
-		port := l.Addr().(*net.TCPAddr).Port
-		must(t, l.Close())
-		if u, err := net.ListenPacket("udp4", fmt.Sprintf("0.0.0.0:%d", port)); err == nil {
-			must(t, u.Close())
-			return uint16(port)
+	for range 1000 {
+		port := uint16(22000 + rand.IntN(4000))
+		at := fmt.Sprintf("0.0.0.0:%d", port)
+		u, err := net.ListenPacket("udp4", at)
+		if err != nil {
+			continue
+		}
+		l, err := net.Listen("tcp4", at)
+		must(t, u.Close())
+		if err == nil {
+			must(t, l.Close())
+			return port
 		}
 	}
+	t.Fatal("no port is free")
+	return 0
 }
 
 func TestCheckPort(t *testing.T) {
@@ -77,7 +84,7 @@ func TestCheckPort(t *testing.T) {
 
 // A server that was stopped with players' consoles connected leaves connections in TIME_WAIT; the next start must not fail for them.
 func TestCheckPortAfterConnections(t *testing.T) {
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	l, err := net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", freePort(t)))
 	must(t, err)
 	client, err := net.Dial("tcp4", l.Addr().String())
 	must(t, err)

@@ -210,7 +210,7 @@ func (b *fakeBus) flush(ctx context.Context, s *Systemd) {
 
 func connectFake(t *testing.T, answer func(*dbus.Message) ([]any, error)) (context.Context, *fakeBus, *Systemd) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	t.Cleanup(cancel)
 	b := newFakeBus(t, answer)
 	s, err := Connect(ctx)

@@ -138,7 +138,7 @@ func (f *Units) Count(prefix string) (n int) {
 // wait returns when systemd has been asked.
 func (f *Units) Wait(t *testing.T, prefix string) {
 	t.Helper()
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(2 * time.Minute)
 	for {
 		f.mu.Lock()
 		if f.called == nil {

@@ -30,8 +30,8 @@ import (
 
 // A machine that is not up, down or through with a command by then never will be.
 const (
-	bootDeadline    = 60 * time.Second
-	commandDeadline = 120 * time.Second
+	bootDeadline    = 3 * time.Minute
+	commandDeadline = 5 * time.Minute
 )
 
 // A Machine is one booted system. Its methods may be called from several goroutines, but for those that boot it again.

@@ -2,6 +2,7 @@ package ring
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -97,8 +98,12 @@ func (p play) manager(method string, args ...string) string {
 // get reads a property of an instance, as busctl prints it without the type.
 func (p play) get(name, property string) string {
 	p.t.Helper()
-	out := p.Run(p.t, "busctl", "get-property", service, "/me/left4/instance/"+label(name), "me.left4.Instance", property)
-	_, value, _ := strings.Cut(out, " ")
+	return value(p.Run(p.t, "busctl", "get-property", service, "/me/left4/instance/"+label(name), "me.left4.Instance", property))
+}
+
+// value is what busctl has printed, without the type.
+func value(out string) string {
+	_, value, _ := strings.Cut(strings.TrimSpace(out), " ")
 	return strings.Trim(value, `"`)
 }
 
@@ -112,6 +117,15 @@ func (p play) wait(name, property, want string) {
 		changes.Wait(p.t, property+" of "+name+" = "+want, func(s *dbus.Signal) bool {
 			return s.Path == dbus.ObjectPath("/me/left4/instance/"+label(name))
 		})
+	}
+}
+
+// waitJob waits until a job is in a state. A left4d that comes back does not have its object at once.
+func (p play) waitJob(job dbus.ObjectPath, state string) {
+	p.t.Helper()
+	changes := p.Signals(p.t, dbus.WithMatchInterface("org.freedesktop.DBus.Properties"), dbus.WithMatchMember("PropertiesChanged"))
+	for value(p.Try("busctl", "get-property", service, string(job), "me.left4.Job", "State").Out) != state {
+		changes.Wait(p.t, fmt.Sprintf("%s in state %s", job, state), func(s *dbus.Signal) bool { return s.Path == job })
 	}
 }
 
@@ -140,13 +154,13 @@ func (p play) since(pid int) string {
 // ready waits until a server answers, and returns its answer.
 func (p play) ready(port int) string {
 	p.t.Helper()
-	return p.Run(p.t, "left4-query", "-wait", "-timeout", "30s", "127.0.0.1:"+strconv.Itoa(port))
+	return p.Run(p.t, "left4-query", "-wait", "-timeout", "2m", "127.0.0.1:"+strconv.Itoa(port))
 }
 
 // rcon runs a console command in a server.
 func (p play) rcon(name string, port int, command string) Result {
 	p.t.Helper()
-	return p.run(strings.NewReader(p.password(name)+"\n"), "left4-query", "-rcon", command, "127.0.0.1:"+strconv.Itoa(port))
+	return p.run(strings.NewReader(p.password(name)+"\n"), "left4-query", "-timeout", "1m", "-rcon", command, "127.0.0.1:"+strconv.Itoa(port))
 }
 
 func (p play) password(name string) string {
@@ -175,8 +189,8 @@ func (p play) exists(name string) bool {
 // reloads counts the daemon-reloads that PID 1 has told the journal.
 func (p play) reloads() int {
 	p.t.Helper()
-	return strings.Count(p.Run(p.t, "journalctl", "--output=cat", "_PID=1"), "Reloading.\n") +
-		strings.Count(p.Run(p.t, "journalctl", "--output=cat", "_PID=1"), "Reloading...\n")
+	journal := p.journal(p.t, "_PID=1")
+	return strings.Count(journal, "Reloading.\n") + strings.Count(journal, "Reloading...\n")
 }
 
 // jobEnded and changedTo pick signals of the Manager; a connection also gets signals of the bus itself.

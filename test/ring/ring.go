@@ -378,7 +378,14 @@ func (m *Machine) install(debs ...string) Result {
 // Journal returns what a unit has logged since the machine was made, one message per line.
 func (m *Machine) Journal(t TB, unit string) string {
 	t.Helper()
-	return m.Run(t, "journalctl", "--no-pager", "--output=cat", "--unit="+unit)
+	return m.journal(t, "--unit="+unit)
+}
+
+func (m *Machine) journal(t TB, matches ...string) string {
+	t.Helper()
+	// What was logged a moment ago may still be on its way.
+	m.Run(t, "journalctl", "--sync")
+	return m.Run(t, append([]string{"journalctl", "--no-pager", "--output=cat"}, matches...)...)
 }
 
 // Property returns one property of a unit, as systemctl prints it.

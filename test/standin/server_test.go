@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -220,14 +221,29 @@ func (g *game) context() context.Context {
 	return ctx
 }
 
+var portsGiven atomic.Uint32
+
+// freePort returns a port that is free and that no other test gets. It lies below those that the kernel gives out by
+// itself: who finds nobody at it, or comes back to it, must not meet a stranger.
 func freePort(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	const first, count = 10000, 12000
+	for range count {
+		// Another run of these tests begins elsewhere.
+		port := strconv.Itoa(first + (os.Getpid()*61+int(portsGiven.Add(1)))%count)
+		udp, err := net.ListenPacket("udp4", ":"+port)
+		if err != nil {
+			continue
+		}
+		tcp, err := net.Listen("tcp4", ":"+port)
+		udp.Close()
+		if err == nil {
+			tcp.Close()
+			return port
+		}
 	}
-	defer l.Close()
-	return strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
+	t.Fatal("no port is free")
+	return ""
 }
 
 func TestServerTellsWhatItRuns(t *testing.T) {
