@@ -19,7 +19,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
+	"regexp"
 	"sync"
 	"time"
 
@@ -91,8 +91,9 @@ func (c *Client) Close() error { return c.conn.Close() }
 
 // ServiceInfo is what left4d tells of itself.
 type ServiceInfo struct {
-	Version      string
-	GameRevision uint32 // the revision that the next start mounts, 0 while no game is installed
+	Version       string
+	GameRevision  uint32     // the revision that the next start mounts, 0 while no game is installed
+	GameRevisions []Revision // that are on disk, oldest first
 }
 
 // Service asks left4d about itself.
@@ -104,8 +105,12 @@ func (c *Client) Service(ctx context.Context) (ServiceInfo, error) {
 	var info ServiceInfo
 	p.get("Version", &info.Version)
 	p.get("GameRevision", &info.GameRevision)
+	info.GameRevisions = p.revisions("GameRevisions")
 	return info, p.err
 }
+
+// reads are the methods that change nothing.
+var reads = regexp.MustCompile(`^(Get|List|Find|Open)`)
 
 func (c *Client) manager(ctx context.Context, member string, args []any, results ...any) error {
 	return c.call(ctx, names.Root, names.Manager, member, args, results...)
@@ -116,7 +121,7 @@ func (c *Client) manager(ctx context.Context, member string, args []any, results
 func (c *Client) call(ctx context.Context, path dbus.ObjectPath, iface, member string, args []any, results ...any) error {
 	err := c.send(ctx, path, iface, member, args, results...)
 	// A left4d that left while it was asked: the bus starts it again, and a question can be put twice.
-	if errors.Is(err, errNoReply) && (strings.HasPrefix(member, "Get") || strings.HasPrefix(member, "List")) {
+	if errors.Is(err, errNoReply) && reads.MatchString(member) {
 		err = c.send(ctx, path, iface, member, args, results...)
 	}
 	return err

@@ -2,6 +2,7 @@ package client_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -324,6 +325,8 @@ func TestDialWithoutABusIsUnavailable(t *testing.T) {
 
 func TestConfigAndLimitsArriveAndComeBack(t *testing.T) {
 	c, d, _ := dial(t)
+	d.AddOverlay("sm", nil)
+	d.AddOverlay("maps", nil)
 	port, label, memory := uint16(27020), "Versus #1", uint64(2<<30)
 	config := client.Config{
 		Port: &port, Label: &label, Arguments: []string{"+map", "c1m1_hotel"}, Lines: []string{},
@@ -347,7 +350,7 @@ func TestConfigAndLimitsArriveAndComeBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := c.ConfigureInstance(t.Context(), "a", back); err != nil {
+	if err := c.ConfigureInstance(t.Context(), "a", back, client.ConfigureOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	calls := d.Calls()
@@ -355,8 +358,8 @@ func TestConfigAndLimitsArriveAndComeBack(t *testing.T) {
 		`limits: {AllowedCPUs: ay 0f, MemoryMax: t 2147483648}, overlays: a(ss) [["sm",""],["maps","*"]], port: q 27020} {} interactive`})
 
 	// What is not known cannot be sent back, so it must not be dropped in silence.
-	d.SetConfig("a", map[string]dbus.Variant{"blueprint": dbus.MakeVariant("x")})
-	if _, err := c.GetInstanceConfig(t.Context(), "a"); err == nil || !strings.Contains(err.Error(), `"blueprint"`) {
+	d.SetConfig("a", map[string]dbus.Variant{"colour": dbus.MakeVariant("x")})
+	if _, err := c.GetInstanceConfig(t.Context(), "a"); err == nil || !strings.Contains(err.Error(), `"colour"`) {
 		t.Errorf("unknown key: %v", err)
 	}
 }
@@ -387,6 +390,13 @@ func TestReads(t *testing.T) {
 	expect(t, a.Overlays, []client.Overlay{{"sm", "*"}})
 	expect(t, *a.Limits.TasksMax, 99)
 	expect(t, a.StateSince.Unix(), 1700000000)
+	all, err := c.InspectInstances(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect(t, len(all), 2)
+	expect(t, all[1].Label, "B")
+	expect(t, dump(all[0]), dump(a))
 	jobs, err := c.ListJobs(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -396,10 +406,19 @@ func TestReads(t *testing.T) {
 		{1, "start", "a", "done", "", names.JobPath(1)},
 	})
 	service, err := c.Service(t.Context())
-	expect(t, service, client.ServiceInfo{Version: "1.2.3", GameRevision: 7})
+	expect(t, service, client.ServiceInfo{Version: "1.2.3", GameRevision: 7, GameRevisions: []client.Revision{{7, time.Unix(1700000000, 0), 3, 4096}}})
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// dump prints what pointers lead to, too.
+func dump(v any) string {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err.Error()
+	}
+	return string(b)
 }
 
 func TestOptionsAndInteraction(t *testing.T) {

@@ -12,8 +12,9 @@ import (
 const Unlimited = ^uint64(0)
 
 // Config is the definition of an instance, or a part of it: what is nil is not sent. An empty list that is not nil is
-// sent, and empties the list.
+// sent, and empties the list. That of a blueprint has arguments, lines, overlays and limits only.
 type Config struct {
+	Blueprint *string // "": none
 	Port      *uint16 // 0: the next free one
 	Label     *string
 	Hostname  *string
@@ -24,10 +25,10 @@ type Config struct {
 	Limits    *Limits
 }
 
-// Overlay is one layer of an instance.
+// Overlay is one layer of an instance or a blueprint.
 type Overlay struct {
 	Name  string
-	Alias string // "": its server.cfg is hidden, "*": staged as server_overlay_<overlay>, else as that name
+	Alias string // "": its server.cfg is hidden, "*": staged as server_overlay_<id>, else as that name
 }
 
 // Limits are resource limits with systemd's names; nil is the default, Unlimited is none.
@@ -47,7 +48,7 @@ func (c Config) variants() map[string]dbus.Variant {
 	if c.Port != nil {
 		m["port"] = dbus.MakeVariant(*c.Port)
 	}
-	for key, text := range map[string]*string{"label": c.Label, "hostname": c.Hostname, "restart": c.Restart} {
+	for key, text := range map[string]*string{"blueprint": c.Blueprint, "label": c.Label, "hostname": c.Hostname, "restart": c.Restart} {
 		if text != nil {
 			m[key] = dbus.MakeVariant(*text)
 		}
@@ -73,6 +74,9 @@ func decodeConfig(values map[string]dbus.Variant) (Config, error) {
 		var err error
 		v := []any{values[key].Value()}
 		switch key {
+		case "blueprint":
+			c.Blueprint = new(string)
+			err = dbus.Store(v, c.Blueprint)
 		case "port":
 			c.Port = new(uint16)
 			err = dbus.Store(v, c.Port)
@@ -106,13 +110,17 @@ func decodeConfig(values map[string]dbus.Variant) (Config, error) {
 			c.Limits, err = &l, bad
 		default:
 			// To leave it out would lose it when the config is sent back.
-			return Config{}, fmt.Errorf("this client does not know the config key %q: it is older than left4d", key)
+			return Config{}, unknownKey(key)
 		}
 		if err != nil {
 			return Config{}, fmt.Errorf("left4d sent config key %q: %w", key, err)
 		}
 	}
 	return c, nil
+}
+
+func unknownKey(key string) error {
+	return fmt.Errorf("this client does not know the config key %q: it is older than left4d", key)
 }
 
 func (l *Limits) numbers() map[string]**uint64 {

@@ -3,6 +3,8 @@ package client
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/godbus/dbus/v5"
@@ -25,7 +27,7 @@ type InstanceSummary struct {
 // Instance is all that left4d tells anybody of one instance.
 type Instance struct {
 	InstanceSummary
-	Overlays       []Overlay // highest precedence first
+	Overlays       []Overlay // highest precedence first, those of its blueprint included
 	Unit           string    // the systemd unit
 	Owner          uint32    // uid of who created it
 	Drifted        bool      // State is not DesiredState, and no job is about to mend that
@@ -33,7 +35,7 @@ type Instance struct {
 	MainPID        uint32    // 0 while nothing runs
 	StateSince     time.Time // zero where it is not known
 	Restarts       uint32    // automatic ones since somebody last started it
-	Limits         Limits
+	Limits         Limits    // those of its blueprint included
 }
 
 // JobOptions are the options of the methods that return a Job.
@@ -51,9 +53,14 @@ func (o JobOptions) variants() map[string]dbus.Variant {
 	return options
 }
 
+// ConfigureOptions are the options of ConfigureInstance.
+type ConfigureOptions struct {
+	NewRconPassword bool // make a new one, which the server has from its next start
+}
+
 // CreateInstance defines an instance and reserves its name and port; nothing runs yet.
-// Errors: ErrInvalidName, ErrInvalidArgument, ErrInstanceExists, ErrNoSuchOverlay, ErrPortInUse, ErrNoFreePort,
-// ErrAccessDenied.
+// Errors: ErrInvalidName, ErrInvalidArgument, ErrInstanceExists, ErrNoSuchBlueprint, ErrNoSuchOverlay, ErrPortInUse,
+// ErrNoFreePort, ErrAccessDenied.
 func (c *Client) CreateInstance(ctx context.Context, name string, config Config) (dbus.ObjectPath, error) {
 	var object dbus.ObjectPath
 	err := c.manager(ctx, "CreateInstance", []any{name, config.variants(), noOptions()}, &object)
@@ -68,9 +75,14 @@ func (c *Client) InitializeInstance(ctx context.Context, name string, config Con
 
 // ConfigureInstance changes those keys of the definition that changes has; a running server has them from its next
 // start, limits at once. A list and the limits are replaced as a whole.
-// Errors: ErrNoSuchInstance, ErrInvalidArgument, ErrNoSuchOverlay, ErrPortInUse, ErrNoFreePort, ErrAccessDenied.
-func (c *Client) ConfigureInstance(ctx context.Context, name string, changes Config) error {
-	return c.manager(ctx, "ConfigureInstance", []any{name, changes.variants(), noOptions()})
+// Errors: ErrNoSuchInstance, ErrInvalidArgument, ErrNoSuchBlueprint, ErrNoSuchOverlay, ErrPortInUse, ErrNoFreePort,
+// ErrAccessDenied.
+func (c *Client) ConfigureInstance(ctx context.Context, name string, changes Config, o ConfigureOptions) error {
+	options := noOptions()
+	if o.NewRconPassword {
+		options["new_rcon_password"] = dbus.MakeVariant(true)
+	}
+	return c.manager(ctx, "ConfigureInstance", []any{name, changes.variants(), options})
 }
 
 // StartInstance renders, enables and starts; starting what runs is a success that does nothing.
@@ -106,7 +118,7 @@ func (c *Client) DeleteInstance(ctx context.Context, name string, o JobOptions) 
 
 // GetInstance returns all that is known of one instance, or ErrNoSuchInstance.
 func (c *Client) GetInstance(ctx context.Context, name string) (Instance, error) {
-	object, err := c.object(ctx, name)
+	object, err := c.object(ctx, "GetInstance", name)
 	if err != nil {
 		return Instance{}, err
 	}
@@ -114,6 +126,10 @@ func (c *Client) GetInstance(ctx context.Context, name string) (Instance, error)
 	if err != nil {
 		return Instance{}, gone(err, ErrNoSuchInstance, "instance "+name)
 	}
+	return instanceInfo(object, p)
+}
+
+func instanceInfo(object dbus.ObjectPath, p *properties) (Instance, error) {
 	i := Instance{InstanceSummary: InstanceSummary{Object: object}}
 	var since uint64
 	p.get("Name", &i.Name)
@@ -131,28 +147,67 @@ func (c *Client) GetInstance(ctx context.Context, name string) (Instance, error)
 	p.get("MainPID", &i.MainPID)
 	p.get("StateSince", &since)
 	p.get("Restarts", &i.Restarts)
-	limits := map[string]dbus.Variant{}
-	p.get("Limits", &limits)
+	i.Limits = p.limits("Limits")
 	i.StateSince = moment(since)
-	if p.err != nil {
-		return Instance{}, p.err
-	}
-	i.Limits, _, err = decodeLimits(limits)
-	return i, err
+	return i, p.err
 }
 
 // GetInstanceConfig returns the definition of an instance, as CreateInstance accepts it back.
 // Errors: ErrNoSuchInstance, ErrAccessDenied; and one if this package does not know all of its keys.
 func (c *Client) GetInstanceConfig(ctx context.Context, name string) (Config, error) {
-	object, err := c.object(ctx, name)
-	if err != nil {
+	var values map[string]dbus.Variant
+	if err := c.of(ctx, kindInstance, name, "GetConfig", nil, &values); err != nil {
 		return Config{}, err
 	}
-	var values map[string]dbus.Variant
-	if err := c.call(ctx, object, names.Instance, "GetConfig", nil, &values); err != nil {
-		return Config{}, gone(err, ErrNoSuchInstance, "instance "+name)
-	}
 	return decodeConfig(values)
+}
+
+// GetServerConfig returns the server.cfg that the next start would give, with what is secret blanked and, behind each
+// line, a comment that tells where it comes from. Errors: ErrNoSuchInstance, ErrAccessDenied.
+func (c *Client) GetServerConfig(ctx context.Context, name string) (string, error) {
+	var text string
+	err := c.of(ctx, kindInstance, name, "GetServerConfig", nil, &text)
+	return text, err
+}
+
+// SecretRconPassword is the key of the password that a server's remote console asks for.
+const SecretRconPassword = "rcon_password"
+
+// GetSecret returns a secret of an instance. Errors: ErrNoSuchInstance, ErrInvalidArgument, ErrAccessDenied.
+func (c *Client) GetSecret(ctx context.Context, name, key string) (string, error) {
+	var value string
+	err := c.manager(ctx, "GetSecret", []any{name, key}, &value)
+	return value, err
+}
+
+// Found is a layer of an instance that holds a path.
+type Found struct {
+	Layer string // upper (what the server itself wrote), the name of an overlay, or game
+	// Kind is file, directory, link, opaque (a directory that hides what is below it), whiteout (the path is removed
+	// here) or other, with "hidden " before it where something above hides it.
+	Kind string
+}
+
+// FindFile returns the layers of an instance that hold a path, highest first.
+// Errors: ErrNoSuchInstance, ErrInvalidArgument, ErrAccessDenied.
+func (c *Client) FindFile(ctx context.Context, instance, path string) ([]Found, error) {
+	var layers []Found
+	err := c.of(ctx, kindInstance, instance, "FindFile", []any{path}, &layers)
+	return layers, err
+}
+
+// Change is a path that a server itself changed.
+type Change struct {
+	Path   string
+	Change string // added, changed, replaced (by a file of another kind), removed
+	Bytes  uint64
+}
+
+// ListChanges returns what a server itself changed against the layers below; more tells that left4d left some out.
+// Errors: ErrNoSuchInstance, ErrAccessDenied.
+func (c *Client) ListChanges(ctx context.Context, instance string) (changes []Change, more bool, err error) {
+	err = c.of(ctx, kindInstance, instance, "ListChanges", []any{noOptions()}, &changes, &more)
+	return changes, more, err
 }
 
 // ListInstances returns all instances, by name.
@@ -162,9 +217,17 @@ func (c *Client) ListInstances(ctx context.Context) ([]InstanceSummary, error) {
 	return list, err
 }
 
-func (c *Client) object(ctx context.Context, name string) (dbus.ObjectPath, error) {
+// InspectInstances returns all that is known of all instances, by name, in one question.
+func (c *Client) InspectInstances(ctx context.Context) ([]Instance, error) {
+	all, err := managed(ctx, c, names.Instance, instanceInfo)
+	slices.SortFunc(all, func(a, b Instance) int { return strings.Compare(a.Name, b.Name) })
+	return all, err
+}
+
+// object asks the Manager for the object of a name.
+func (c *Client) object(ctx context.Context, member, name string) (dbus.ObjectPath, error) {
 	var object dbus.ObjectPath
-	err := c.manager(ctx, "GetInstance", []any{name}, &object)
+	err := c.manager(ctx, member, []any{name}, &object)
 	return object, err
 }
 

@@ -34,8 +34,8 @@ type Job struct {
 // JobSummary is what ListJobs tells of one job.
 type JobSummary struct {
 	ID     uint32
-	Kind   string // start, stop, import-game, …
-	Target string // what it acts on: an instance's name, or "game"
+	Kind   string // start, stop, import-game, import-overlay, …
+	Target string // what it acts on: the name of an instance or overlay, or "game"
 	State  string
 	Cause  string // why it ended as it did, for people; may be empty
 	Object dbus.ObjectPath
@@ -105,6 +105,12 @@ func (c *Client) ImportGame(ctx context.Context, stream *os.File, size uint64, o
 	job, err := c.job(ctx, "ImportGame", dbus.UnixFD(stream.Fd()), options)
 	runtime.KeepAlive(stream)
 	return job, err
+}
+
+// SetGameRevision makes a revision of the game that is on disk (Service tells which are) the current one, which
+// instances mount from their next start on. Errors: ErrInvalidArgument, ErrNotInstalled, ErrAccessDenied.
+func (c *Client) SetGameRevision(ctx context.Context, revision uint32) error {
+	return c.manager(ctx, "SetGameRevision", []any{revision, noOptions()})
 }
 
 // GetJob returns the job of that id, or ErrNoSuchJob.

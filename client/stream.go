@@ -16,19 +16,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Source is a tar stream for ImportGame: a tar file as it is, or a directory that is packed while it is read.
+// Source is a tar stream for ImportGame and ImportOverlay: a tar file as it is, or one that is packed while it is read.
 //
 // Everything is opened with the rights of this process, below the directory, and no link is followed: whoever can
 // write there while it is packed cannot make it hold another file of the machine.
 type Source struct {
 	File *os.File // the reading end
-	Size uint64   // bytes that it carries; for a directory, if nothing in it changes meanwhile
+	Size uint64   // bytes that it carries, if nothing that is packed changes meanwhile
 
-	packed chan error // what the packing ended with; nil for a file
+	packed chan error // what the packing ended with; nil for a tar file
 }
 
-// OpenSource opens a tar file (plain, gzip or zstd: left4 finds out), or a directory, whose content it starts to pack.
-// A directory that holds a device, a socket or a pipe is refused, by the name of that file.
+// OpenSource opens a tar file (plain, gzip or zstd: left4 finds out), or a directory or zip file, whose content it
+// starts to pack. A directory that holds a device, a socket or a pipe is refused, by the name of that file; so is a zip
+// file that cannot be believed.
 func OpenSource(name string) (*Source, error) {
 	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0) // without waiting for somebody to write to a pipe
 	if err != nil {
@@ -39,18 +40,37 @@ func OpenSource(name string) (*Source, error) {
 		f.Close()
 		return nil, reason(err)
 	}
+	var s *Source
 	switch {
-	case info.Mode().IsRegular():
-		return &Source{File: f, Size: uint64(info.Size())}, nil
 	case info.IsDir():
-		s, err := packDirectory(f)
-		if err != nil {
-			f.Close()
-		}
-		return s, err
+		s, err = packing(directory{f})
+	case !info.Mode().IsRegular():
+		err = errors.New("it is neither a directory nor a file")
+	case isZip(f):
+		s, err = openZip(f, info.Size())
+	default:
+		return &Source{File: f, Size: uint64(info.Size())}, nil
 	}
-	f.Close()
-	return nil, errors.New("it is neither a directory nor a file")
+	if err != nil {
+		f.Close()
+	}
+	return s, err
+}
+
+// SourceEntry is a file or directory that PackEntries packs.
+type SourceEntry struct {
+	Name    string   // its path, as on disk (FileName)
+	Mode    uint32   // permission bits
+	Content *os.File // a regular file, from its beginning; nil for a directory
+}
+
+// PackEntries starts to pack some entries, or none, and closes their contents when that has ended.
+func PackEntries(entries ...SourceEntry) (*Source, error) {
+	s, err := packing(entryList(entries))
+	if err != nil {
+		entryList(entries).Close()
+	}
+	return s, err
 }
 
 // Wait ends when everything has been read, or nobody reads any more, and tells what could not be packed, if anything.
@@ -67,25 +87,28 @@ func (s *Source) Wait() error {
 // Live tells that the stream is made by this process and ends with it.
 func (s *Source) Live() bool { return s.packed != nil }
 
-// packDirectory owns dir from the moment that it succeeds.
-func packDirectory(dir *os.File) (*Source, error) {
-	// The first walk finds what cannot be packed before anything is sent, and measures.
+// packable is what can be packed. It is gone through twice: the first time finds what cannot be packed before anything
+// is sent, and measures.
+type packable interface {
+	each(visitor) error
+	io.Closer
+}
+
+// packing owns what it packs from the moment that it succeeds.
+func packing(what packable) (*Source, error) {
 	var size counter
-	if err := walk(dir, "", &measurer{size: &size}); err != nil {
+	if err := what.each(&measurer{size: &size}); err != nil {
 		return nil, err
 	}
 	size += 2 * tarBlock // the end of the archive
-	if _, err := dir.Seek(0, io.SeekStart); err != nil {
-		return nil, reason(err)
-	}
 	reader, writer, err := os.Pipe()
 	if err != nil {
 		return nil, err
 	}
 	s := &Source{File: reader, Size: uint64(size), packed: make(chan error, 1)}
 	go func() {
-		defer dir.Close()
-		err := pack(dir, writer)
+		defer what.Close()
+		err := pack(what, writer)
 		// A reader that has gone knows why better than we do.
 		if errors.Is(err, unix.EPIPE) {
 			err = nil
@@ -95,17 +118,58 @@ func packDirectory(dir *os.File) (*Source, error) {
 	return s, nil
 }
 
-func pack(dir *os.File, to *os.File) error {
+func pack(what packable, to *os.File) error {
 	defer to.Close()
 	buffered := bufio.NewWriterSize(to, 1<<18)
 	w := &packer{tar: tar.NewWriter(buffered)}
-	if err := walk(dir, "", w); err != nil {
+	if err := what.each(w); err != nil {
 		return err // without the end of the archive, so that the reader sees that something is missing
 	}
 	if err := w.tar.Close(); err != nil {
 		return err
 	}
 	return buffered.Flush()
+}
+
+type directory struct{ *os.File }
+
+func (d directory) each(v visitor) error {
+	if _, err := d.Seek(0, io.SeekStart); err != nil {
+		return reason(err)
+	}
+	return walk(d.File, "", v)
+}
+
+type entryList []SourceEntry
+
+func (l entryList) each(v visitor) error {
+	for _, e := range l {
+		h := &tar.Header{Typeflag: tar.TypeDir, Name: e.Name + "/", Mode: int64(e.Mode & 0o777), ModTime: time.Now()}
+		if e.Content == nil {
+			if err := v.visit(h, nil); err != nil {
+				return err
+			}
+			continue
+		}
+		info, err := e.Content.Stat()
+		if err != nil {
+			return fmt.Errorf("cannot read %s: %w", e.Name, reason(err))
+		}
+		h.Typeflag, h.Name, h.Size = tar.TypeReg, e.Name, info.Size()
+		if err := v.visit(h, io.NewSectionReader(e.Content, 0, h.Size)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (l entryList) Close() error {
+	for _, e := range l {
+		if e.Content != nil {
+			e.Content.Close()
+		}
+	}
+	return nil
 }
 
 const tarBlock = 512

@@ -34,6 +34,7 @@ type Units interface {
 	WaitInactive(ctx context.Context, unit string) error
 	SetLimits(ctx context.Context, unit string, l units.Limits) error
 	StartWorker(ctx context.Context, w units.Worker) error
+	Inspect(ctx context.Context, program string, q units.Inspection) (units.Findings, error)
 }
 
 // Events hears of every change, in order, before the call that caused it returns. It is called with the daemon's lock
@@ -48,7 +49,15 @@ type Events interface {
 	JobEnded(Job)
 	// JobForgotten tells that a finished job is in the history only.
 	JobForgotten(Job)
-	GameChanged(revision uint32)
+	// GameChanged tells the current revision and all that are on disk.
+	GameChanged(current uint32, revisions []store.Revision)
+
+	OverlayNew(Overlay)
+	OverlayChanged(old, new Overlay)
+	OverlayRemoved(Overlay)
+	BlueprintNew(Blueprint)
+	BlueprintChanged(old, new Blueprint)
+	BlueprintRemoved(Blueprint)
 }
 
 // Options are what a Daemon is made of.
@@ -61,7 +70,7 @@ type Options struct {
 	Log      *slog.Logger
 	Version  string
 	Worker   string // the path of left4-worker
-	PreStart string // the path of left4-overlay, which looks whether the port is free
+	PreStart string // the path of left4-overlay, which looks whether the port is free, and into layers
 }
 
 // Daemon is left4d without its face.
@@ -73,17 +82,23 @@ type Daemon struct {
 	accept  sync.Mutex
 	lastJob uint32 // under accept
 
-	mu        sync.Mutex
-	instances map[string]*instance
-	jobs      map[uint32]*job
-	queues    map[string][]*job // by target; the first one runs
-	finished  []uint32          // jobs that still have an object, oldest first
-	unstored  []store.Job       // ended, but the database did not take it
-	game      uint32
-	closing   bool
-	running   sync.WaitGroup
-	ctx       context.Context
-	cancel    context.CancelCauseFunc
+	// plans is held for writing while it is found out which revisions nobody needs, for reading while a plan is made and
+	// written. It is taken after accept and before mu.
+	plans sync.RWMutex
+
+	mu         sync.Mutex
+	instances  map[string]*instance
+	blueprints map[string]store.Blueprint
+	overlays   map[string]*overlay
+	revisions  map[uint32][]store.Revision // on disk, by overlay, oldest first
+	jobs       map[uint32]*job
+	queues     map[string][]*job // by target; the first one runs
+	finished   []uint32          // jobs that still have an object, oldest first
+	unstored   []store.Job       // ended, but the database did not take it
+	closing    bool
+	running    sync.WaitGroup
+	ctx        context.Context
+	cancel     context.CancelCauseFunc
 }
 
 // instance is the view of one instance.
@@ -96,6 +111,7 @@ type instance struct {
 // Instance is a definition with what is true of it now.
 type Instance struct {
 	store.Instance
+	Effective      Effective
 	State          string
 	Desired        string
 	Drifted        bool
@@ -104,6 +120,12 @@ type Instance struct {
 	MainPID        uint32
 	Since          int64 // microseconds since the epoch, 0 = not known
 	Restarts       uint32
+}
+
+// Effective is what comes of a definition and the blueprint that it follows.
+type Effective struct {
+	Overlays []store.OverlayRef
+	Limits   units.Limits
 }
 
 // States of an instance.
@@ -125,28 +147,72 @@ func New(o Options) (*Daemon, error) {
 	d := &Daemon{
 		Options: o, ctx: ctx, cancel: cancel,
 		instances: map[string]*instance{}, jobs: map[uint32]*job{}, queues: map[string][]*job{},
+		blueprints: map[string]store.Blueprint{}, overlays: map[string]*overlay{}, revisions: map[uint32][]store.Revision{},
+	}
+	if err := d.readLayers(); err != nil {
+		return nil, err
 	}
 	defs, err := d.Store.Instances()
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the instances: %w", err)
 	}
 	for _, def := range defs {
-		d.instances[def.Name] = &instance{view: Instance{Instance: def, State: Stopped, Desired: Stopped}}
+		d.instances[def.Name] = &instance{view: Instance{Instance: def, Effective: d.effective(def), State: Stopped, Desired: Stopped}}
 	}
 	if d.lastJob, err = d.Store.LastJobID(); err != nil {
 		return nil, fmt.Errorf("cannot read the jobs: %w", err)
 	}
-	if d.game, err = d.Store.CurrentGame(); err != nil {
-		return nil, fmt.Errorf("cannot read the game revisions: %w", err)
-	}
 	return d, nil
+}
+
+// readLayers reads blueprints, overlays and revisions.
+func (d *Daemon) readLayers() error {
+	blueprints, err := d.Store.Blueprints()
+	if err != nil {
+		return fmt.Errorf("cannot read the blueprints: %w", err)
+	}
+	for _, b := range blueprints {
+		d.blueprints[b.Name] = b
+	}
+	overlays, err := d.Store.Overlays()
+	if err != nil {
+		return fmt.Errorf("cannot read the overlays: %w", err)
+	}
+	for _, o := range overlays {
+		d.overlays[o.Name] = &overlay{Overlay: o}
+		if j, err := d.Store.LastJob(o.Name, o.Created, "", overlayKinds...); err == nil && j.State != JobDone {
+			d.overlays[o.Name].failed = j.Cause
+		}
+	}
+	revisions, err := d.Store.Revisions()
+	if err != nil {
+		return fmt.Errorf("cannot read the revisions: %w", err)
+	}
+	for _, r := range revisions {
+		if r.Published != 0 {
+			d.revisions[r.Overlay] = append(d.revisions[r.Overlay], r)
+		}
+	}
+	return nil
 }
 
 // Begin brings the view up to date, lets serve open the doors, and takes up the jobs that an earlier left4d did not end:
 // after the doors are open, so that their ends are heard, and before any new job is accepted.
 func (d *Daemon) Begin(ctx context.Context, serve func() error) error {
+	if err := d.begin(ctx, serve); err != nil {
+		return err
+	}
+	d.collectSoon()
+	return nil
+}
+
+func (d *Daemon) begin(ctx context.Context, serve func() error) error {
 	d.accept.Lock()
 	defer d.accept.Unlock()
+	// Before anything is shown: what a killed left4d had on its way out is no revision any more.
+	if err := d.sweep(); err != nil {
+		return err
+	}
 	d.RefreshAll(ctx)
 	if err := serve(); err != nil {
 		return err
@@ -173,6 +239,7 @@ func (d *Daemon) Reconcile() {
 		d.Log.Error("cannot store the end of a job", "error", err)
 	}
 	d.RefreshAll(d.ctx)
+	d.collectSoon()
 }
 
 // Instances returns all instances by name.
@@ -200,18 +267,18 @@ func (d *Daemon) Instance(name string) (Instance, error) {
 	return Instance{}, errorf(NoSuchInstance, "there is no instance %s", name)
 }
 
-// GameRevision is the revision that the next start mounts; 0 where no game is installed.
-func (d *Daemon) GameRevision() uint32 {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.game
-}
-
 // change lets fn change the view of an instance and tells what came of it. The lock must be held.
 func (d *Daemon) change(in *instance, fn func(*Instance)) {
 	old := in.view
 	fn(&in.view)
+	in.view.Effective = d.effective(in.view.Instance)
 	d.Events.InstanceChanged(old, in.view)
+}
+
+// effective must be called with the lock held.
+func (d *Daemon) effective(def store.Instance) Effective {
+	s := d.specOf(def)
+	return Effective{s.overlays, s.limits}
 }
 
 // now is the time as everything here keeps it: microseconds since the epoch.

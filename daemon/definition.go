@@ -22,6 +22,9 @@ type Changes struct {
 	Overlays  *[]store.OverlayRef
 	Restart   *string // always, on-failure, no
 	Limits    *units.Limits
+	Blueprint *string // "" = none
+
+	NewPassword bool // for RCON
 }
 
 // PortRange is where ports come from that nobody asked for.
@@ -36,11 +39,22 @@ const (
 	maxLines     = 1000
 	maxLine      = 511
 	maxOverlays  = 499
-	maxPath      = 1024
 )
 
 // Check tells whether the changes are allowed at all, whatever they are made to. Who asks polkit checks first.
 func (c Changes) Check() error { return c.apply(&store.Instance{}) }
+
+// CheckBlueprint is Check for the definition of a blueprint, which has fewer keys.
+func (c Changes) CheckBlueprint() error {
+	for key, given := range map[string]bool{
+		"port": c.Port != nil, "label": c.Label != nil, "hostname": c.Hostname != nil, "restart": c.Restart != nil, "blueprint": c.Blueprint != nil,
+	} {
+		if given {
+			return errorf(InvalidArgument, "a blueprint has no %s: it is set for each instance", key)
+		}
+	}
+	return c.Check()
+}
 
 // apply validates the changes and puts them into a definition.
 func (c Changes) apply(def *store.Instance) error {
@@ -102,6 +116,17 @@ func (c Changes) apply(def *store.Instance) error {
 			return err
 		}
 		def.Limits.V = *c.Limits
+	}
+	if c.Blueprint != nil {
+		if *c.Blueprint != "" {
+			if err := CheckName(*c.Blueprint); err != nil {
+				return err
+			}
+		}
+		def.Blueprint = *c.Blueprint
+	}
+	if c.NewPassword {
+		def.RconPassword = newPassword()
 	}
 	return nil
 }
@@ -184,61 +209,37 @@ func checkArguments(arguments []string) error {
 
 var alias = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$`)
 
+// stagedPrefix begins the names that overlays are staged as by their id.
+const stagedPrefix = "server_overlay_"
+
 func checkOverlays(overlays []store.OverlayRef) error {
 	if len(overlays) > maxOverlays {
 		return errorf(InvalidArgument, "there are %d overlays, at most %d are allowed", len(overlays), maxOverlays)
 	}
 	seen, names := map[string]bool{}, map[string]bool{"server": true}
 	for _, o := range overlays {
-		if err := checkOverlayPath(o.Overlay); err != nil {
-			return err
+		if err := CheckName(o.Overlay); err != nil {
+			return errorf(InvalidArgument, "overlay %q: %v", shorten(o.Overlay), err)
 		}
 		if seen[o.Overlay] {
-			return errorf(InvalidArgument, "overlay %q is named twice", o.Overlay)
+			return errorf(InvalidArgument, "overlay %s is named twice", o.Overlay)
 		}
 		seen[o.Overlay] = true
-		if o.Alias == "" {
+		if o.Alias == "" || o.Alias == "*" {
 			continue
 		}
-		if o.Alias != "*" && !alias.MatchString(o.Alias) {
-			return errorf(InvalidArgument, "alias %q of overlay %q is not allowed: use letters, digits, - and _", shorten(o.Alias), o.Overlay)
+		name := strings.ToLower(o.Alias)
+		switch {
+		case !alias.MatchString(o.Alias):
+			return errorf(InvalidArgument, "alias %q of overlay %s is not allowed: use letters, digits, - and _", shorten(o.Alias), o.Overlay)
+		case strings.HasPrefix(name, stagedPrefix):
+			return errorf(InvalidArgument, "alias %q of overlay %s is not allowed: %s… is what left4 names them itself", o.Alias, o.Overlay, stagedPrefix)
+		case names[name]:
+			return errorf(InvalidArgument, "overlay %s cannot be staged as %s.cfg, which is taken: give it another alias", o.Overlay, o.Alias)
 		}
-		name := stagedName(o)
-		if names[strings.ToLower(name)] {
-			return errorf(InvalidArgument, "overlay %q cannot be staged as %s.cfg, which is taken: give it another alias", o.Overlay, name)
-		}
-		names[strings.ToLower(name)] = true
+		names[name] = true
 	}
 	return nil
-}
-
-// checkOverlayPath takes a relative path below overlays/ as it would be written: no "..", nothing to clean.
-func checkOverlayPath(path string) error {
-	if err := checkText("overlay", path, maxPath); err != nil {
-		return err
-	}
-	if path == "" {
-		return errorf(InvalidArgument, "an overlay without a name is not allowed")
-	}
-	for _, part := range strings.Split(path, "/") {
-		if part == "" || part == "." || part == ".." {
-			return errorf(InvalidArgument, "overlay %q is not allowed: use a path below overlays/, without .., . and empty parts", shorten(path))
-		}
-	}
-	return nil
-}
-
-// stagedName is what an overlay's server.cfg is called beside the generated one, without .cfg.
-func stagedName(o store.OverlayRef) string {
-	if o.Alias != "*" {
-		return o.Alias
-	}
-	return "server_overlay_" + strings.Map(func(r rune) rune {
-		if r < utf8.RuneSelf && (unicode.IsLetter(r) || unicode.IsDigit(r) || r == '-') {
-			return r
-		}
-		return '_'
-	}, o.Overlay)
 }
 
 func checkLimits(l units.Limits) error {

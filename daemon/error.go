@@ -13,9 +13,12 @@ const (
 	InvalidName     Code = "InvalidName"
 	InvalidArgument Code = "InvalidArgument"
 	NoSuchInstance  Code = "NoSuchInstance"
+	NoSuchBlueprint Code = "NoSuchBlueprint"
 	NoSuchOverlay   Code = "NoSuchOverlay"
 	NoSuchJob       Code = "NoSuchJob"
 	InstanceExists  Code = "InstanceExists"
+	BlueprintExists Code = "BlueprintExists"
+	OverlayExists   Code = "OverlayExists"
 	PortInUse       Code = "PortInUse"
 	NoFreePort      Code = "NoFreePort"
 	InUse           Code = "InUse"
@@ -44,4 +47,12 @@ func AsError(err error) *Error {
 		return e
 	}
 	return &Error{Failed, err.Error()}
+}
+
+// AsCode is the code of any failure, "" of none.
+func AsCode(err error) Code {
+	if err == nil {
+		return ""
+	}
+	return AsError(err).Code
 }

@@ -13,6 +13,7 @@ import (
 
 	"left4.me/left4/daemon/daemontest"
 	"left4.me/left4/daemon/store"
+	"left4.me/left4/daemon/worker/status"
 	"left4.me/left4/units"
 )
 
@@ -61,8 +62,22 @@ func (r *recorder) JobEnded(j Job) {
 	r.mu.Unlock()
 	r.add("job %d: %s", j.ID, j.State)
 }
-func (r *recorder) JobForgotten(Job)     {}
-func (r *recorder) GameChanged(n uint32) { r.add("game %d", n) }
+func (r *recorder) JobForgotten(Job) {}
+func (r *recorder) GameChanged(n uint32, all []store.Revision) {
+	r.add("game %d of %d", n, len(all))
+}
+func (r *recorder) OverlayNew(o Overlay) { r.add("new overlay %s", o.Name) }
+func (r *recorder) OverlayChanged(old, new Overlay) {
+	if old.State != new.State || old.Revision != new.Revision {
+		r.add("overlay %s: %s %d", new.Name, new.State, new.Revision)
+	}
+}
+func (r *recorder) OverlayRemoved(o Overlay) { r.add("removed overlay %s", o.Name) }
+func (r *recorder) BlueprintNew(b Blueprint) { r.add("new blueprint %s", b.Name) }
+func (r *recorder) BlueprintChanged(old, new Blueprint) {
+	r.add("blueprint %s: %v", new.Name, new.Instances)
+}
+func (r *recorder) BlueprintRemoved(b Blueprint) { r.add("removed blueprint %s", b.Name) }
 
 // wait returns a job when its end has been told.
 func (r *recorder) wait(t *testing.T, id uint32) Job {
@@ -99,12 +114,7 @@ func newWorld(t *testing.T) *world {
 		w.mkdir(dir)
 	}
 	w.open()
-	if _, err := w.Store.AddGameRevision(0, 1); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.Store.PublishGameRevision(1, 1); err != nil {
-		t.Fatal(err)
-	}
+	w.publishGame()
 	w.again()
 	return w
 }
@@ -122,7 +132,7 @@ func (w *world) open() {
 	}
 	d, err := New(Options{
 		Store: s, Units: w.units, Config: units.Config{Dir: filepath.Join(w.root, "etc"), RunDir: filepath.Join(w.root, "run")},
-		Layout: units.Layout{State: filepath.Join(w.root, "state"), Run: filepath.Join(w.root, "run")},
+		Layout: units.Layout{State: filepath.Join(w.root, "state"), Run: filepath.Join(w.root, "run"), User: userName(uint32(os.Getuid()))},
 		Events: w.events, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), PreStart: "/check",
 	})
 	if err != nil {
@@ -148,6 +158,79 @@ func (w *world) mkdir(name string) {
 	if err := os.MkdirAll(filepath.Join(w.root, name), 0o755); err != nil {
 		w.t.Fatal(err)
 	}
+}
+
+// publishGame makes another revision of the game.
+func (w *world) publishGame() uint32 {
+	w.t.Helper()
+	id, err := w.Store.AddRevision(store.Game, 0, 1)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.mkdir(filepath.Join("state", layerName(store.Game, id), "left4dead2"))
+	if err := w.publish(store.Revision{ID: id, Created: 1}); err != nil {
+		w.t.Fatal(err)
+	}
+	return id
+}
+
+// overlay makes an overlay with the files given by path.
+func (w *world) overlay(name string, files map[string]string) Overlay {
+	w.t.Helper()
+	o, err := w.CreateOverlay(name, "files", OverlayChanges{}, 1000)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if files != nil {
+		w.importFiles(name, Import{}, files, JobDone)
+	}
+	o, err = w.Overlay(name)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return o
+}
+
+// importFiles imports as if the worker had unpacked the files from a stream.
+func (w *world) importFiles(name string, im Import, files map[string]string, result string) Job {
+	w.t.Helper()
+	w.units.Work = func(wk units.Worker) units.State {
+		for path, text := range files {
+			path = filepath.Join(wk.Dir, path)
+			if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+				w.t.Error(err)
+			}
+			if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+				w.t.Error(err)
+			}
+		}
+		return units.State{Active: "active", Sub: "exited", StatusText: status.Done(int64(len(files)), 7)}
+	}
+	return w.importAs(name, im, result)
+}
+
+// importAs imports with whatever worker there is.
+func (w *world) importAs(name string, im Import, result string) Job {
+	w.t.Helper()
+	j, err := w.ImportOverlay(name, w.stream(), im, Request{})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	j = w.events.wait(w.t, j.ID)
+	if j.State != result {
+		w.t.Fatalf("the import ended %s, %q; want %s", j.State, j.Cause, result)
+	}
+	return j
+}
+
+// stream is what an import may be made from.
+func (w *world) stream() *os.File {
+	w.t.Helper()
+	f, err := os.Open(filepath.Join(w.root, "state/left4.db"))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return f
 }
 
 func (w *world) create(name string, c Changes) {

@@ -29,21 +29,64 @@ type Job struct {
 	Cancelable bool
 }
 
-// kinds says of each kind of job how long it may take unless its caller says otherwise, and whether it puts an end to
-// a queued or running start of the same instance.
-var kinds = map[string]struct {
+// subject is what the target of a job names.
+type subject string
+
+const (
+	anInstance subject = "instance"
+	anOverlay  subject = "overlay"
+	noObject   subject = "" // the game, or all revisions
+)
+
+// Kinds of jobs that are not verbs of an instance, and the targets of those that are about no object.
+const (
+	importGameKind    = "import-game"
+	importOverlayKind = "import-overlay"
+	buildOverlayKind  = "build-overlay"
+	deleteOverlayKind = "delete-overlay"
+	collectKind       = "collect"
+
+	gameTarget      = "game"
+	revisionsTarget = "revisions"
+)
+
+// kinds says of each kind of job what it is about, how long it may take unless its caller says otherwise, and whether it
+// goes before others: it puts an end to a queued or running start of the same instance, and a disk that is full of what
+// it may remove does not keep it from being accepted.
+var kinds map[string]kind
+
+type kind struct {
+	about    subject
 	deadline time.Duration
 	preempts bool
 	run      func(*Daemon, context.Context, *job) error
-}{
-	"initialize":  {time.Minute, false, (*Daemon).initialize},
-	"start":       {3 * time.Minute, false, (*Daemon).start},
-	"stop":        {2 * time.Minute, true, (*Daemon).stop},
-	"restart":     {5 * time.Minute, false, (*Daemon).restart},
-	"kill":        {time.Minute, true, (*Daemon).kill},
-	"reset":       {15 * time.Minute, true, (*Daemon).reset},
-	"delete":      {15 * time.Minute, true, (*Daemon).delete},
-	"import-game": {6 * time.Hour, false, (*Daemon).importGame},
+}
+
+// An init, because some of them accept jobs themselves.
+func init() {
+	kinds = map[string]kind{
+		"initialize":      {anInstance, time.Minute, false, (*Daemon).initialize},
+		"start":           {anInstance, 3 * time.Minute, false, (*Daemon).start},
+		"stop":            {anInstance, 2 * time.Minute, true, (*Daemon).stop},
+		"restart":         {anInstance, 5 * time.Minute, false, (*Daemon).restart},
+		"kill":            {anInstance, time.Minute, true, (*Daemon).kill},
+		"reset":           {anInstance, 15 * time.Minute, true, (*Daemon).reset},
+		"delete":          {anInstance, 15 * time.Minute, true, (*Daemon).delete},
+		importGameKind:    {noObject, 6 * time.Hour, false, (*Daemon).importRevision},
+		importOverlayKind: {anOverlay, 6 * time.Hour, false, (*Daemon).importRevision},
+		buildOverlayKind:  {anOverlay, 6 * time.Hour, false, (*Daemon).buildOverlay},
+		deleteOverlayKind: {anOverlay, time.Hour, true, (*Daemon).deleteOverlay},
+		collectKind:       {noObject, time.Hour, true, (*Daemon).collect},
+	}
+}
+
+// About tells what kind of object a job is about, instance, overlay or "", and its name.
+func (j Job) About() (kind, name string) {
+	about := kinds[j.Kind].about
+	if about == noObject {
+		return "", ""
+	}
+	return string(about), j.Target
 }
 
 // Bounds of the jobs.
@@ -74,12 +117,39 @@ var instanceKinds = []string{"start", "stop", "restart", "kill", "reset", "delet
 // nothingToDo is the status of a start that found its server running.
 const nothingToDo = "running already"
 
-// queue is what jobs wait for each other by. The game's has a name that no instance can have.
+// queue is what jobs wait for each other by: an instance's name, or one that no instance can have.
 func (j *job) queue() string {
-	if j.Kind == importKind {
-		return "@game"
+	switch kinds[j.Kind].about {
+	case anInstance:
+		return j.Target
+	case anOverlay:
+		return overlayQueue(j.Target)
 	}
-	return j.Target
+	return "@" + j.Target
+}
+
+func overlayQueue(name string) string { return "@overlay/" + name }
+
+const collectQueue = "@" + revisionsTarget
+
+// atWork tells whether a job of a kind waits or works in a queue. The lock must be held.
+func (d *Daemon) atWork(queue, kind string) bool {
+	return slices.ContainsFunc(d.queues[queue], func(j *job) bool { return j.Kind == kind && !j.over })
+}
+
+// object identifies what a job is about beyond its name, which may be given again; 0 = there is none. The lock must be held.
+func (d *Daemon) object(j *job) int64 {
+	switch in, o := d.instances[j.Target], d.overlays[j.Target]; kinds[j.Kind].about {
+	case anInstance:
+		if in != nil {
+			return in.view.Created
+		}
+	case anOverlay:
+		if o != nil {
+			return int64(o.ID)
+		}
+	}
+	return 0
 }
 
 // skippedError ends a job whose reason has gone.
@@ -91,11 +161,6 @@ func (e *skippedError) Error() string { return e.why }
 type canceledError struct{ why string }
 
 func (e *canceledError) Error() string { return e.why }
-
-const (
-	importKind = "import-game"
-	gameTarget = "game"
-)
 
 // Request is who asks for a job, and how long it may take (0 = the kind's own deadline).
 type Request struct {
@@ -159,9 +224,7 @@ func (d *Daemon) submit(j *job, r Request) (Job, error) {
 	defer d.accept.Unlock()
 	d.mu.Lock()
 	closing, queued := d.closing, len(d.queues[j.queue()])
-	if in := d.instances[j.Target]; in != nil && j.Kind != importKind {
-		j.Instance = in.view.Created
-	}
+	j.Instance = d.object(j)
 	d.mu.Unlock()
 	limit := maxQueued
 	if kind.preempts {
@@ -275,7 +338,7 @@ func (d *Daemon) work(j *job) (final Job, ended bool) {
 		if err := d.Store.PutJob(j.Job.Job); err != nil {
 			d.Log.Error("cannot store that a job runs", "job", j.ID, "error", err)
 		}
-		<-d.refresh(j.Target)
+		<-d.refreshTarget(j)
 		ctx, cancel := context.WithTimeout(j.ctx, j.Timeout)
 		err = d.guarded(ctx, j)
 		late = errors.Is(ctx.Err(), context.DeadlineExceeded)
@@ -324,7 +387,10 @@ func (d *Daemon) work(j *job) (final Job, ended bool) {
 	d.mu.Lock()
 	j.over = true
 	d.mu.Unlock()
-	<-d.refresh(j.Target)
+	<-d.refreshTarget(j)
+	if kinds[j.Kind].about == anInstance {
+		d.collectSoon() // it may have unmounted the last of an old revision
+	}
 	return final, true
 }
 
@@ -337,10 +403,22 @@ func (d *Daemon) guarded(ctx context.Context, j *job) (err error) {
 		}
 	}()
 	// It was allowed for that instance, not for another that has its name by now.
-	if in, err := d.Instance(j.Target); err == nil && j.Kind != importKind && in.Created != j.Instance {
+	d.mu.Lock()
+	object := d.object(j)
+	d.mu.Unlock()
+	if object != 0 && object != j.Instance {
 		return &skippedError{fmt.Sprintf("%s was deleted and made again meanwhile", j.Target)}
 	}
 	return kinds[j.Kind].run(d, ctx, j)
+}
+
+func (d *Daemon) refreshTarget(j *job) <-chan struct{} {
+	if kinds[j.Kind].about == anInstance {
+		return d.refresh(j.Target)
+	}
+	done := make(chan struct{})
+	close(done)
+	return done
 }
 
 // update changes what the outside sees of a job and tells it.
@@ -433,9 +511,6 @@ func (d *Daemon) CancelJob(id, requester uint32) error {
 // recover takes up what an earlier left4d did not end. Every verb can be repeated, so a job runs again from its
 // beginning; what would do harm twice (a restart that systemd has done) looks first whether it is done.
 func (d *Daemon) recover() error {
-	if err := d.sweepImports(); err != nil {
-		return err
-	}
 	unfinished, err := d.Store.UnfinishedJobs()
 	if err != nil {
 		return fmt.Errorf("cannot read the unfinished jobs: %w", err)

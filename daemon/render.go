@@ -30,71 +30,115 @@ type rendered struct {
 	cfg    map[string][]byte // by name below left4dead2/cfg
 }
 
-// render makes from a definition what its next start would have. It writes nothing.
-func (d *Daemon) render(def store.Instance) (rendered, error) {
-	r := rendered{cfg: map[string][]byte{}}
-	d.mu.Lock()
-	game := d.game
-	d.mu.Unlock()
-	if game == 0 {
-		return r, errorf(NotInstalled, "the game is not installed")
+// layer is one overlay of an instance, with the revision that its next start mounts.
+type layer struct {
+	store.OverlayRef
+	id, revision uint32
+}
+
+func (l layer) name() string { return layerName(l.id, l.revision) }
+
+// staged is what the overlay's server.cfg is called beside the generated one, without .cfg.
+func (l layer) staged() string {
+	if l.Alias == "*" {
+		return stagedPrefix + revisionName(l.id)
 	}
-	var exec []string
-	for _, o := range def.Overlays.V {
-		layer := overlayLayer(o.Overlay)
-		if err := d.checkOverlay(o.Overlay); err != nil {
-			return r, err
+	return l.Alias
+}
+
+// layers finds the overlays of a spec, highest first.
+func (d *Daemon) layers(s spec) ([]layer, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	all := make([]layer, len(s.overlays))
+	for i, ref := range s.overlays {
+		o := d.overlays[ref.Overlay]
+		if o == nil {
+			return nil, errorf(NoSuchOverlay, "there is no overlay %s", ref.Overlay)
 		}
-		r.plan.Lower = append(r.plan.Lower, layer)
-		if o.Alias == "" {
+		all[i] = layer{ref, o.ID, current(d.revisions[o.ID]).ID}
+		if all[i].revision == 0 {
+			return nil, errorf(NoSuchOverlay, "overlay %s has no files yet", ref.Overlay)
+		}
+	}
+	return all, nil
+}
+
+// exposed is a layer whose server.cfg is staged.
+type exposed struct {
+	layer
+	text []byte
+}
+
+// expose reads the server.cfg of those layers that show it, highest first.
+func (d *Daemon) expose(layers []layer) ([]exposed, error) {
+	var all []exposed
+	for _, l := range layers {
+		if l.Alias == "" {
 			continue
 		}
-		text, err := d.readLayer(layer, "left4dead2/cfg/server.cfg")
+		text, err := d.readLayer(l.name(), "left4dead2/cfg/server.cfg")
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
 		if err != nil {
-			return r, errorf(InvalidArgument, "overlay %s: cannot read its left4dead2/cfg/server.cfg: %v", o.Overlay, err)
+			return nil, errorf(InvalidArgument, "overlay %s: cannot read its left4dead2/cfg/server.cfg: %v", l.Overlay, err)
 		}
-		name := stagedName(o)
-		r.cfg[name+".cfg"] = text
-		exec = append(exec, name)
+		all = append(all, exposed{l, text})
 	}
-	gameLayer := "game/" + strconv.FormatUint(uint64(game), 10)
-	if err := d.Layout.CheckLower(gameLayer); err != nil {
-		return r, errorf(NotInstalled, "game revision %d: %v", game, err)
-	}
-	r.plan.Lower = append(r.plan.Lower, gameLayer)
+	return all, nil
+}
 
-	// Source takes the last word, so the lowest layer speaks first.
-	slices.Reverse(exec)
-	r.cfg["server.cfg"] = serverConfig(def, exec, def.RconPassword)
-	r.server = d.unitOf(def)
+// render makes from a definition, and the blueprint that it follows, what its next start would have. It writes nothing.
+func (d *Daemon) render(def store.Instance) (rendered, error) {
+	r := rendered{cfg: map[string][]byte{}}
+	s := d.spec(def)
+	game := d.GameRevision()
+	if game == 0 {
+		return r, errorf(NotInstalled, "the game is not installed")
+	}
+	layers, err := d.layers(s)
+	if err != nil {
+		return r, err
+	}
+	for _, l := range layers {
+		if err := d.Layout.CheckLower(l.name()); err != nil {
+			return r, errorf(NoSuchOverlay, "overlay %s: revision %d: %v", l.Overlay, l.revision, missing(err))
+		}
+		r.plan.Lower = append(r.plan.Lower, l.name())
+	}
+	if err := d.Layout.CheckLower(layerName(store.Game, game)); err != nil {
+		return r, errorf(NotInstalled, "game revision %d: %v", game, missing(err))
+	}
+	r.plan.Lower = append(r.plan.Lower, layerName(store.Game, game))
+	shown, err := d.expose(layers)
+	if err != nil {
+		return r, err
+	}
+	for _, e := range shown {
+		r.cfg[e.staged()+".cfg"] = e.text
+	}
+	r.cfg["server.cfg"] = serverConfig(def, configLines(def, s, shown, def.RconPassword))
+	r.server = d.unitOf(def, s)
 	r.plan.Digest = r.digest()
 	return r, nil
 }
 
-func (d *Daemon) checkOverlay(overlay string) error {
-	err := d.Layout.CheckLower(overlayLayer(overlay))
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return errorf(NoSuchOverlay, "there is no overlay %s: %s is missing", overlay, path.Join(d.Layout.State, overlayLayer(overlay)))
-	case err != nil:
-		return errorf(NoSuchOverlay, "overlay %s cannot be used: %v", overlay, err)
+// missing puts what the kernel says of a layer that is not there into words.
+func missing(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return errors.New("its directory is missing")
 	}
-	return nil
+	return err
 }
 
-// overlayLayer is where an overlay's files lie, below the state directory.
-func overlayLayer(overlay string) string { return path.Join("overlays", overlay) }
-
 // unitOf is what the unit of an instance is told.
-func (d *Daemon) unitOf(def store.Instance) units.Server {
+func (d *Daemon) unitOf(def store.Instance, s spec) units.Server {
 	port := strconv.Itoa(int(def.Port))
 	check := []string{d.PreStart, "check-port", port}
-	for i, a := range def.Arguments.V {
-		if a == "-ip" && i+1 < len(def.Arguments.V) {
-			check = []string{d.PreStart, "check-port", port, def.Arguments.V[i+1]}
+	for i, a := range s.arguments {
+		if a == "-ip" && i+1 < len(s.arguments) {
+			check = []string{d.PreStart, "check-port", port, s.arguments[i+1]}
 		}
 	}
 	return units.Server{
@@ -103,27 +147,40 @@ func (d *Daemon) unitOf(def store.Instance) units.Server {
 		Command: append([]string{
 			path.Join(d.Layout.State, "runtime", def.Name, "merged", "srcds_run"),
 			"-game", "left4dead2", "-norestart", "-strictportbind", "-port", port, "+hostport", port,
-		}, def.Arguments.V...),
+		}, s.arguments...),
 		PreStart: check,
 		Restart:  def.Restart,
-		Limits:   def.Limits.V,
+		Limits:   s.limits,
 	}
 }
 
-// serverConfig is the generated server.cfg. The order is the meaning: what comes later wins, so the password is last.
-func serverConfig(def store.Instance, exec []string, password string) []byte {
+// configLines are the lines of the generated server.cfg. The order is the meaning: Source takes the last word, so the
+// lowest overlay speaks first and the password comes last.
+func configLines(def store.Instance, s spec, shown []exposed, password string) []line {
+	var lines []line
+	for _, e := range slices.Backward(shown) {
+		lines = append(lines, line{"exec " + e.staged(), fmt.Sprintf("overlay %s, revision %d", e.Overlay, e.revision)})
+	}
+	lines = append(lines, s.config...)
+	if def.Hostname != "" {
+		lines = append(lines, line{`hostname "` + def.Hostname + `"`, "instance " + def.Name})
+	}
+	return append(lines, line{`rcon_password "` + password + `"`, "instance " + def.Name})
+}
+
+// serverConfig is the file that is staged. Whose a line is stands above it, for a comment behind it might be read as a
+// part of it.
+func serverConfig(def store.Instance, lines []line) []byte {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "// Made by left4d for instance %s at its last start. Change it by left4ctl configure %s.\n", def.Name, def.Name)
-	for _, name := range exec {
-		fmt.Fprintf(&b, "exec %s\n", name)
+	from := ""
+	for _, l := range lines {
+		if l.from != from {
+			fmt.Fprintf(&b, "// from %s\n", l.from)
+			from = l.from
+		}
+		fmt.Fprintln(&b, l.text)
 	}
-	for _, line := range def.Config.V {
-		fmt.Fprintln(&b, line)
-	}
-	if def.Hostname != "" {
-		fmt.Fprintf(&b, "hostname \"%s\"\n", def.Hostname)
-	}
-	fmt.Fprintf(&b, "rcon_password \"%s\"\n", password)
 	return b.Bytes()
 }
 
@@ -163,9 +220,17 @@ func (d *Daemon) readLayer(layer, file string) ([]byte, error) {
 	return units.ReadFileBeneath(state, path.Join(layer, file), maxServerConfig)
 }
 
-// prepare puts on disk what the next start needs. The drop-in comes first: the digest of what is mounted comes from the
-// plan, so if only one of the two is written, a server that was started by hand meanwhile still shows as outdated.
+// prepare puts on disk what the next start needs.
 func (d *Daemon) prepare(def store.Instance) (rendered, error) {
+	// What is rendered now must still be there when it is written down.
+	d.plans.RLock()
+	defer d.plans.RUnlock()
+	return d.write(def)
+}
+
+// write is prepare with plans held. The drop-in comes first: the digest of what is mounted comes from the plan, so if only
+// one of the two is written, a server that was started by hand meanwhile still shows as outdated.
+func (d *Daemon) write(def store.Instance) (rendered, error) {
 	r, err := d.render(def)
 	if err != nil {
 		return r, err
@@ -193,23 +258,28 @@ func (d *Daemon) pendingRestart(def store.Instance) bool {
 // blank stands in place of a secret.
 const blank = "********"
 
-// ServerConfig is the server.cfg that the next start stages, with the password blanked.
+// ServerConfig is the server.cfg that the next start stages, before any start too, with secrets blanked and behind each
+// line where it comes from.
 func (d *Daemon) ServerConfig(name string) (string, error) {
 	in, err := d.Instance(name)
 	if err != nil {
 		return "", err
 	}
-	def := in.Instance
-	def.RconPassword = blank
-	def.Config.V = slices.Clone(def.Config.V)
-	for i, line := range def.Config.V {
-		if word, _, _ := strings.Cut(strings.TrimLeft(line, " \t\""), " "); strings.Contains(strings.ToLower(word), "password") {
-			def.Config.V[i] = strings.Trim(word, `"`) + ` "` + blank + `"`
-		}
-	}
-	r, err := d.render(def)
+	s := d.spec(in.Instance)
+	layers, err := d.layers(s)
 	if err != nil {
 		return "", err
 	}
-	return string(r.cfg["server.cfg"]), nil
+	shown, err := d.expose(layers)
+	if err != nil {
+		return "", err
+	}
+	var b strings.Builder
+	for _, l := range configLines(in.Instance, s, shown, blank) {
+		if word, _, _ := strings.Cut(strings.TrimLeft(l.text, " \t\""), " "); strings.Contains(strings.ToLower(word), "password") {
+			l.text = strings.Trim(word, `"`) + ` "` + blank + `"`
+		}
+		fmt.Fprintf(&b, "%s // from %s\n", l.text, l.from)
+	}
+	return b.String(), nil
 }

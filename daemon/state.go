@@ -110,6 +110,17 @@ func (d *Daemon) RefreshAll(ctx context.Context) {
 	}
 }
 
+// refreshAll looks at some instances and returns when all have been looked at.
+func (d *Daemon) refreshAll(names []string) {
+	var waits []<-chan struct{}
+	for _, name := range names {
+		waits = append(waits, d.refresh(name))
+	}
+	for _, wait := range waits {
+		<-wait
+	}
+}
+
 // look reads what is true of an instance and tells what has changed.
 func (d *Daemon) look(in *instance) {
 	if f, ok := d.read(in); ok {

@@ -10,7 +10,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -35,9 +34,6 @@ func (d *Daemon) CreateInstance(name string, c Changes, owner uint32) (Instance,
 	if err := c.apply(&def); err != nil {
 		return Instance{}, err
 	}
-	if err := d.checkOverlaysExist(def); err != nil {
-		return Instance{}, err
-	}
 	// Files under this name would become part of the new instance without anybody having asked for it.
 	for _, dir := range []string{"runtime", "instances"} {
 		path := filepath.Join(d.Layout.State, dir, name)
@@ -45,35 +41,37 @@ func (d *Daemon) CreateInstance(name string, c Changes, owner uint32) (Instance,
 			return Instance{}, errorf(InUse, "cannot create %s: %s is left of an earlier instance; delete %s removes it", name, path, name)
 		}
 	}
-	d.accept.Lock()
-	d.mu.Lock()
-	leaving := d.leaving(name)
-	d.mu.Unlock()
-	if leaving {
-		d.accept.Unlock()
-		return Instance{}, errorf(Busy, "cannot create %s: an earlier one is still being deleted", name)
-	}
-	err := d.Store.CreateInstance(&def, PortRange)
+	view, err := d.addInstance(&def)
 	if err != nil {
-		d.accept.Unlock()
-		return Instance{}, d.definitionError("create", def, err)
+		return Instance{}, err
 	}
-	d.mu.Lock()
-	in := &instance{view: Instance{Instance: def, State: Stopped, Desired: Stopped, Cause: "not started yet", Since: def.Created}}
-	d.instances[name] = in
-	d.Events.InstanceNew(in.view)
-	view := in.view
-	d.mu.Unlock()
-	d.accept.Unlock()
 	// Somebody may have enabled or started the unit before there was a definition.
 	d.refresh(name)
 	return view, nil
 }
 
-// leaving tells whether a delete is still to come that would take a new instance of the name for the old one. The lock
-// must be held.
-func (d *Daemon) leaving(name string) bool {
-	return slices.ContainsFunc(d.queues[name], func(j *job) bool { return j.Kind == "delete" && !j.over })
+func (d *Daemon) addInstance(def *store.Instance) (Instance, error) {
+	d.accept.Lock()
+	defer d.accept.Unlock()
+	d.mu.Lock()
+	leaving := d.atWork(def.Name, "delete")
+	d.mu.Unlock()
+	if leaving {
+		return Instance{}, errorf(Busy, "cannot create %s: an earlier one is still being deleted", def.Name)
+	}
+	if err := d.checkDefinition(*def); err != nil {
+		return Instance{}, err
+	}
+	if err := d.Store.CreateInstance(def, PortRange); err != nil {
+		return Instance{}, d.definitionError("create", *def, err)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	in := &instance{view: Instance{Instance: *def, State: Stopped, Desired: Stopped, Cause: "not started yet", Since: def.Created}}
+	in.view.Effective = d.effective(*def)
+	d.followersChanged(def.Blueprint, func() { d.instances[def.Name] = in })
+	d.Events.InstanceNew(in.view)
+	return in.view, nil
 }
 
 func newDefinition(name string, owner uint32) store.Instance {
@@ -89,9 +87,23 @@ func newPassword() string {
 	return base32.HexEncoding.WithPadding(base32.NoPadding).EncodeToString(random[:])[:26]
 }
 
-func (d *Daemon) checkOverlaysExist(def store.Instance) error {
-	for _, o := range def.Overlays.V {
-		if err := d.checkOverlay(o.Overlay); err != nil {
+// checkDefinition looks whether what a definition names is there, and whether it goes together with its blueprint.
+// accept must be held, so that none of that goes meanwhile.
+func (d *Daemon) checkDefinition(def store.Instance) error {
+	if def.Blueprint != "" {
+		if _, err := d.Blueprint(def.Blueprint); err != nil {
+			return err
+		}
+	}
+	if err := d.checkOverlaysExist(def.Overlays.V); err != nil {
+		return err
+	}
+	return d.spec(def).check()
+}
+
+func (d *Daemon) checkOverlaysExist(overlays []store.OverlayRef) error {
+	for _, o := range overlays {
+		if _, err := d.Overlay(o.Overlay); err != nil {
 			return err
 		}
 	}
@@ -155,10 +167,10 @@ func (d *Daemon) define(verb, name string, c Changes, base func(store.Instance) 
 		return err
 	}
 	<-d.refresh(name)
-	if c.Limits == nil {
+	if c.Limits == nil && c.Blueprint == nil {
 		return nil
 	}
-	if err := d.limit(name, old.Limits.V); err != nil {
+	if err := d.limit(name, old.Effective.Limits); err != nil {
 		return fmt.Errorf("cannot give the limits, which are stored, to the running server %s: %w", name, err)
 	}
 	return nil
@@ -173,14 +185,14 @@ func (d *Daemon) limit(name string, old units.Limits) error {
 	ctx, cancel := context.WithTimeout(d.ctx, undoTime)
 	defer cancel()
 	// The drop-in first: it is what holds from the next reload or boot on.
-	if _, err := d.Config.WriteDropIn(d.unitOf(in.Instance)); err != nil {
+	if _, err := d.Config.WriteDropIn(d.unitOf(in.Instance, d.spec(in.Instance))); err != nil {
 		return err
 	}
-	if gone(old, in.Limits.V) {
+	if gone(old, in.Effective.Limits) {
 		// Only a reload brings back the default.
 		return d.freshen(ctx, name)
 	}
-	return d.Units.SetLimits(ctx, units.ServerUnit(name), in.Limits.V)
+	return d.Units.SetLimits(ctx, units.ServerUnit(name), in.Effective.Limits)
 }
 
 // gone tells whether a limit was taken away.
@@ -202,19 +214,24 @@ func (d *Daemon) redefine(verb, name string, c Changes, base func(store.Instance
 	if err := c.apply(&def); err != nil {
 		return err
 	}
-	if c.Overlays != nil {
-		if err := d.checkOverlaysExist(def); err != nil {
-			return err
-		}
+	if err := d.checkDefinition(def); err != nil {
+		return err
 	}
 	if err := d.Store.UpdateInstance(&def, PortRange); err != nil {
 		return d.definitionError(verb, def, err)
 	}
 	d.mu.Lock()
-	if in := d.instances[name]; in != nil {
-		d.change(in, func(i *Instance) { i.Instance = def })
+	defer d.mu.Unlock()
+	in := d.instances[name]
+	if in == nil {
+		return nil
 	}
-	d.mu.Unlock()
+	change := func() { d.change(in, func(i *Instance) { i.Instance = def }) }
+	if def.Blueprint == old.Blueprint {
+		change()
+		return nil
+	}
+	d.followersChanged(old.Blueprint, func() { d.followersChanged(def.Blueprint, change) })
 	return nil
 }
 
@@ -539,7 +556,7 @@ func (d *Daemon) delete(ctx context.Context, j *job) error {
 	// Who hears that the instance is gone may make another one.
 	j.over = true
 	if in := d.instances[name]; in != nil {
-		delete(d.instances, name)
+		d.followersChanged(in.view.Blueprint, func() { delete(d.instances, name) })
 		d.Events.InstanceRemoved(in.view)
 	}
 	return nil

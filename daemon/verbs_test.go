@@ -28,7 +28,7 @@ func TestStartEnablesAndStopDisables(t *testing.T) {
 		t.Fatal(err)
 	}
 	lines := strings.Split(strings.TrimSpace(string(cfg["server.cfg"])), "\n")
-	if len(lines) != 4 || lines[1] != "sv_tags x" || lines[2] != `hostname "My server"` || !strings.HasPrefix(lines[3], "rcon_password ") {
+	if len(lines) != 5 || lines[2] != "sv_tags x" || lines[3] != `hostname "My server"` || !strings.HasPrefix(lines[4], "rcon_password ") {
 		t.Errorf("server.cfg is %q", lines)
 	}
 	w.do(w.StopInstance, "a", JobDone)
@@ -198,7 +198,7 @@ func TestDeleteGoesOnWhenStopFails(t *testing.T) {
 
 func TestCreateRefuses(t *testing.T) {
 	w := newWorld(t)
-	w.mkdir("state/overlays/sm")
+	w.overlay("sm", nil)
 	w.mkdir("state/runtime/left")
 	w.create("a", Changes{Port: ptr(uint16(27020))})
 	for _, c := range []struct {
@@ -252,11 +252,8 @@ func TestArguments(t *testing.T) {
 
 func TestServerConfigOrder(t *testing.T) {
 	w := newWorld(t)
-	for name, text := range map[string]string{"top": "a", "mid": "b", "low": "c", "hidden": "d"} {
-		w.mkdir("state/overlays/" + name + "/left4dead2/cfg")
-		if err := os.WriteFile(filepath.Join(w.root, "state/overlays", name, "left4dead2/cfg/server.cfg"), []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
+	for _, o := range [][2]string{{"low", "c"}, {"hidden", "d"}, {"mid", "b"}, {"top", "a"}} {
+		w.overlay(o[0], map[string]string{"left4dead2/cfg/server.cfg": o[1]})
 	}
 	w.create("a", Changes{
 		Overlays: &[]store.OverlayRef{{Overlay: "top", Alias: "*"}, {Overlay: "hidden"}, {Overlay: "mid", Alias: "match"}, {Overlay: "low", Alias: "*"}},
@@ -266,21 +263,41 @@ func TestServerConfigOrder(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, text, _ = strings.Cut(text, "\n")
-	want := "exec server_overlay_low\nexec match\nexec server_overlay_top\nrcon_password \"********\"\nhostname \"h\"\nrcon_password \"********\"\n"
+	want := `exec server_overlay_1 // from overlay low, revision 2
+exec match // from overlay mid, revision 2
+exec server_overlay_4 // from overlay top, revision 2
+rcon_password "********" // from instance a
+hostname "h" // from instance a
+rcon_password "********" // from instance a
+`
 	if text != want {
-		t.Errorf("server.cfg is\n%swant\n%s", text, want)
+		t.Errorf("the preview is\n%swant\n%s", text, want)
 	}
 	w.do(func(name string, r Request) (Job, error) { return w.InitializeInstance(name, nil, false, r) }, "a", JobDone)
 	plan, cfg, err := w.Layout.ReadInstance("a")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !slices.Equal(plan.Lower, []string{"overlays/top", "overlays/hidden", "overlays/mid", "overlays/low", "game/1"}) {
+	if !slices.Equal(plan.Lower, []string{"overlays/4/2", "overlays/2/2", "overlays/3/2", "overlays/1/2", "game/1"}) {
 		t.Errorf("layers %q", plan.Lower)
 	}
-	if string(cfg["match.cfg"]) != "b" || string(cfg["server_overlay_top.cfg"]) != "a" || cfg["server_overlay_hidden.cfg"] != nil {
+	if string(cfg["match.cfg"]) != "b" || string(cfg["server_overlay_4.cfg"]) != "a" || cfg["server_overlay_2.cfg"] != nil {
 		t.Errorf("staged %q", cfg)
+	}
+	in, _ := w.Instance("a")
+	want = `// from overlay low, revision 2
+exec server_overlay_1
+// from overlay mid, revision 2
+exec match
+// from overlay top, revision 2
+exec server_overlay_4
+// from instance a
+rcon_password stolen
+hostname "h"
+rcon_password "` + in.RconPassword + `"
+`
+	if _, text, _ := strings.Cut(string(cfg["server.cfg"]), "\n"); text != want {
+		t.Errorf("server.cfg is\n%swant\n%s", text, want)
 	}
 }
 
@@ -378,7 +395,7 @@ func TestWhatHasEndedIsInNobodysWay(t *testing.T) {
 		}
 	}
 	w.events.onRemoved = func(Instance) {
-		if w.leaving("a") {
+		if w.atWork("a", "delete") {
 			t.Error("the delete is in the way of a new instance when it is told that the old one is gone")
 		}
 	}

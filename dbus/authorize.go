@@ -1,6 +1,7 @@
 package dbus
 
 import (
+	"errors"
 	"os/user"
 	"strconv"
 
@@ -13,28 +14,62 @@ import (
 // the whole machine.
 const maxQuestions = 64
 
-// authorize asks whether the caller may do an action to an instance ("" = to none). The answer may take as long as a
-// person, so the instance is looked at again after it: a yes for one is no yes for another that has its name by then.
-func (s *Server) authorize(c *call, action, instance string) error {
+// Kinds of things that have a name, an owner and an object.
+const (
+	instance  = "instance"
+	blueprint = "blueprint"
+	overlay   = "overlay"
+)
+
+// thing is what a call is about. The zero thing is the game, or a job that is about nothing else: it has no owner.
+type thing struct{ kind, name string }
+
+func (t thing) String() string { return t.kind + " " + t.name }
+
+// identity tells a thing from another that has its name later.
+type identity struct {
+	made  int64 // when, or its id
+	owner uint32
+}
+
+// identify returns who a thing is, or the error that says that there is none.
+func (s *Server) identify(t thing) (identity, error) {
+	switch t.kind {
+	case instance:
+		in, err := s.daemon.Instance(t.name)
+		return identity{in.Created, in.Owner}, err
+	case blueprint:
+		b, err := s.daemon.Blueprint(t.name)
+		return identity{b.Created, b.Owner}, err
+	case overlay:
+		o, err := s.daemon.Overlay(t.name)
+		return identity{int64(o.ID), o.Owner}, err
+	}
+	return identity{}, errors.New("the game has no owner")
+}
+
+// authorize asks whether the caller may do an action to a thing. The answer may take as long as a person, so the thing
+// is looked at again after it: a yes for one is no yes for another that has its name by then.
+func (s *Server) authorize(c *call, action string, about thing) error {
 	c.settled()
 	if c.uid == 0 {
 		return nil
 	}
 	details := map[string]string{"verb": verbOf(action)}
-	before, err := s.daemon.Instance(instance)
-	if instance != "" {
-		details["instance"] = instance
+	before, err := s.identify(about)
+	if about.kind != "" {
+		details[about.kind] = about.name
 	}
 	if err == nil {
 		// Rules know users by name; a uid without a name owns nothing that a rule could give it.
-		if u, err := user.LookupId(strconv.FormatUint(uint64(before.Owner), 10)); err == nil {
+		if u, err := user.LookupId(strconv.FormatUint(uint64(before.owner), 10)); err == nil {
 			details["owner"] = u.Username
 		}
 	}
-	if !s.quota.ask(c.uid) {
-		return dbusError("org.freedesktop.DBus.Error.LimitsExceeded", "too many questions of yours wait for polkit")
+	if !s.questions.take(c.uid) {
+		return dbusError(errLimits, "too many questions of yours wait for polkit")
 	}
-	defer s.quota.asked(c.uid)
+	defer s.questions.give(c.uid)
 	answer, err := s.auth.Check(c.ctx, polkit.Request{
 		Sender: c.sender, Action: action, Details: details, Interactive: c.interactive(),
 	})
@@ -43,9 +78,8 @@ func (s *Server) authorize(c *call, action, instance string) error {
 	}
 	switch {
 	case err == nil && answer == polkit.Yes:
-		after, _ := s.daemon.Instance(instance)
-		if after.Created != before.Created || after.Owner != before.Owner {
-			return &daemon.Error{Code: daemon.Busy, Message: "instance " + instance + " was made or deleted while permission was asked; try again"}
+		if after, _ := s.identify(about); after != before {
+			return &daemon.Error{Code: daemon.Busy, Message: about.String() + " was made or deleted while permission was asked; try again"}
 		}
 		return nil
 	case err == nil && answer == polkit.Challenge:

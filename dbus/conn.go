@@ -35,8 +35,9 @@ type conn struct {
 	mu      sync.Mutex
 	serial  uint32
 	pending map[uint32]chan<- incoming
-	queue   [][]byte
-	queued  int // bytes
+	queue   []outgoing
+	queued  int  // bytes
+	closed  bool // nothing is queued any more
 	wake    chan struct{}
 
 	done chan struct{}
@@ -53,9 +54,24 @@ type incoming struct {
 	size int
 }
 
+// outgoing is an encoded message with the files whose descriptors go along. It owns them.
+type outgoing struct {
+	raw     []byte
+	files   []*os.File
+	instead []byte // what goes out if the kernel does not pass the descriptors
+}
+
+func (m *outgoing) close() {
+	for _, f := range m.files {
+		f.Close()
+	}
+	m.files = nil
+}
+
 // Bounds of a connection. The largest honest call is a definition: 1000 lines of 511 bytes and 256 arguments.
 const (
 	maxCall   = 1 << 20
+	maxReply  = 32 << 20 // a bus ends the connection of who sends more
 	maxQueue  = 64 << 20 // bytes that wait for a bus that does not read
 	maxFields = 64 << 10 // an object path has no limit of its own
 )
@@ -270,37 +286,83 @@ func (c *conn) discard(n int, m *incoming) error {
 	return nil
 }
 
+// encode makes a message ready to be sent. A *os.File in the body goes as its descriptor and is owned by the result; it
+// is closed where there is none.
+func encode(msg *dbus.Message) (m outgoing, err error) {
+	body := make([]any, len(msg.Body))
+	for i, value := range msg.Body {
+		if f, ok := value.(*os.File); ok {
+			m.files = append(m.files, f)
+			value = dbus.UnixFD(f.Fd())
+		}
+		body[i] = value
+	}
+	defer func() {
+		if err != nil {
+			m.close()
+		}
+	}()
+	if len(body) > 0 {
+		msg.Headers[dbus.FieldSignature] = dbus.MakeVariant(dbus.SignatureOf(body...))
+	}
+	if len(m.files) > 0 {
+		msg.Headers[dbus.FieldUnixFDs] = dbus.MakeVariant(uint32(len(m.files)))
+	}
+	msg.Body = body
+	var b bytes.Buffer
+	if err := msg.EncodeTo(&b, binary.LittleEndian); err != nil {
+		return m, err
+	}
+	if b.Len() > maxReply {
+		return m, dbusError(errLimits, "a message of %d bytes is too large, at most %d are sent", b.Len(), maxReply)
+	}
+	m.raw = b.Bytes()
+	return m, nil
+}
+
 // send queues a message; it never blocks. Messages leave in the order of the calls.
 func (c *conn) send(msg *dbus.Message) (serial uint32, err error) {
-	var b bytes.Buffer
-	if len(msg.Body) > 0 {
-		msg.Headers[dbus.FieldSignature] = dbus.MakeVariant(dbus.SignatureOf(msg.Body...))
-	}
-	if err := msg.EncodeTo(&b, binary.LittleEndian); err != nil {
+	m, err := encode(msg)
+	if err != nil {
 		return 0, err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.push(b.Bytes())
+	return c.push(m)
 }
 
 // push gives an encoded message its serial, which godbus sets on its own connections only, and queues it.
-func (c *conn) push(b []byte) (uint32, error) {
-	if c.queued+len(b) > maxQueue {
+func (c *conn) push(m outgoing) (uint32, error) {
+	if c.closed {
+		m.close()
+		return 0, net.ErrClosed
+	}
+	if c.queued+len(m.raw) > maxQueue {
+		m.close()
 		go c.fail(errors.New("the bus does not read what it is sent"))
 		return 0, io.ErrShortWrite
 	}
 	if c.serial++; c.serial == 0 {
 		c.serial++
 	}
-	binary.LittleEndian.PutUint32(b[8:], c.serial)
-	c.queue = append(c.queue, b)
-	c.queued += len(b)
+	binary.LittleEndian.PutUint32(m.raw[8:], c.serial)
+	if m.instead != nil {
+		binary.LittleEndian.PutUint32(m.instead[8:], c.serial)
+	}
+	c.queue = append(c.queue, m)
+	c.queued += len(m.raw)
 	select {
 	case c.wake <- struct{}{}:
 	default:
 	}
 	return c.serial, nil
+}
+
+// crowded tells that so much waits for the bus that a large answer of n bytes is better refused.
+func (c *conn) crowded(n int) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.queued+n > maxQueue/2 && c.queued > 0
 }
 
 func (c *conn) write() {
@@ -311,18 +373,60 @@ func (c *conn) write() {
 			return
 		}
 		c.mu.Lock()
-		batch := net.Buffers(c.queue)
+		batch := c.queue
 		c.queue = nil
 		c.mu.Unlock()
-		n, err := batch.WriteTo(c.socket)
-		if err != nil {
+		if err := c.writeBatch(batch); err != nil {
 			c.fail(err)
 			return
 		}
+	}
+}
+
+func (c *conn) writeBatch(batch []outgoing) (err error) {
+	defer func() {
+		for i := range batch {
+			batch[i].close()
+		}
+	}()
+	for i := 0; i < len(batch) && err == nil; {
+		var plain net.Buffers
+		size := 0
+		for ; i < len(batch) && batch[i].files == nil; i++ {
+			plain = append(plain, batch[i].raw)
+			size += len(batch[i].raw)
+		}
+		if plain != nil {
+			_, err = plain.WriteTo(c.socket)
+		} else {
+			size = len(batch[i].raw)
+			err = c.writeFiles(&batch[i])
+			i++
+		}
 		c.mu.Lock()
-		c.queued -= int(n)
+		c.queued -= size
 		c.mu.Unlock()
 	}
+	return err
+}
+
+// writeFiles sends a message with its descriptors, which leave with its first byte.
+func (c *conn) writeFiles(m *outgoing) error {
+	fds := make([]int, len(m.files))
+	for i, f := range m.files {
+		fds[i] = int(f.Fd())
+	}
+	n, _, err := c.socket.WriteMsgUnix(m.raw, unix.UnixRights(fds...), nil)
+	m.close()
+	rest := m.raw[max(n, 0):]
+	if err != nil {
+		// Nothing has left. The kernel passes no more descriptors of a user who has too many on their way.
+		rest = m.instead
+	}
+	if len(rest) > 0 {
+		_, err = c.socket.Write(rest)
+	}
+	return err
 }
 
 // flush returns when all that was queued before has been handed to the kernel, or the connection or ctx has ended. The
@@ -333,22 +437,22 @@ func (c *conn) flush(ctx context.Context) {
 
 // call asks the bus itself and returns the answer's arguments.
 func (c *conn) call(ctx context.Context, member string, args ...any) ([]any, error) {
-	msg := &dbus.Message{Type: dbus.TypeMethodCall, Headers: map[dbus.HeaderField]dbus.Variant{
+	return c.callBus(ctx, names.Bus, member, args...)
+}
+
+func (c *conn) callBus(ctx context.Context, iface, member string, args ...any) ([]any, error) {
+	m, err := encode(&dbus.Message{Type: dbus.TypeMethodCall, Headers: map[dbus.HeaderField]dbus.Variant{
 		dbus.FieldDestination: dbus.MakeVariant(names.Bus),
 		dbus.FieldPath:        dbus.MakeVariant(names.BusPath),
-		dbus.FieldInterface:   dbus.MakeVariant(names.Bus),
+		dbus.FieldInterface:   dbus.MakeVariant(iface),
 		dbus.FieldMember:      dbus.MakeVariant(member),
-	}, Body: args}
-	if len(args) > 0 {
-		msg.Headers[dbus.FieldSignature] = dbus.MakeVariant(dbus.SignatureOf(args...))
-	}
-	var b bytes.Buffer
-	if err := msg.EncodeTo(&b, binary.LittleEndian); err != nil {
+	}, Body: args})
+	if err != nil {
 		return nil, err
 	}
 	answer := make(chan incoming, 1)
 	c.mu.Lock()
-	serial, err := c.push(b.Bytes())
+	serial, err := c.push(m)
 	if err == nil {
 		c.pending[serial] = answer
 	}
@@ -385,5 +489,11 @@ func (c *conn) fail(err error) {
 		c.err = err
 		close(c.done)
 		c.socket.Close()
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.closed = true
+		for i := range c.queue {
+			c.queue[i].close()
+		}
 	})
 }

@@ -20,15 +20,29 @@ var verbs = map[string]func(*daemon.Daemon, string, daemon.Request) (daemon.Job,
 	"DeleteInstance": (*daemon.Daemon).DeleteInstance, "Delete": (*daemon.Daemon).DeleteInstance,
 }
 
-// instance takes the name of the instance that a call is about: the first argument on Manager, the object on Instance.
-func (c *call) instance() (name string, err error) {
-	if c.method.iface == names.Instance {
-		name, _ = names.InstanceName(c.path)
-	} else {
-		name, _ = c.args[0].(string)
+// about takes what a call is about: the first argument on Manager, the object on the others.
+func (c *call) about(kind string) (thing, error) {
+	about := thing{kind: kind}
+	if c.method.iface == names.Manager {
+		about.name, _ = c.args[0].(string)
 		c.args = c.args[1:]
+		return about, daemon.CheckName(about.name)
 	}
-	return name, daemon.CheckName(name)
+	for _, k := range kinds {
+		if k.kind == kind {
+			about.name, _ = k.name(c.path)
+		}
+	}
+	return about, daemon.CheckName(about.name)
+}
+
+// may takes what a call about something that there is is about, and asks whether the caller may. Who mistyped a name is
+// told so, and not asked for a password first; names are open to all.
+func (s *Server) may(c *call, about thing) error {
+	if _, err := s.identify(about); err != nil {
+		return err
+	}
+	return s.authorize(c, c.method.action, about)
 }
 
 // request reads the options of a method that makes a job.
@@ -45,7 +59,7 @@ func jobReply(j daemon.Job, err error) ([]any, error) {
 }
 
 func (s *Server) verb(c *call) ([]any, error) {
-	name, err := c.instance()
+	about, err := c.about(instance)
 	if err != nil {
 		return nil, err
 	}
@@ -53,18 +67,18 @@ func (s *Server) verb(c *call) ([]any, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Who mistyped a name is told so, and not asked for a password first; names are open to all.
-	if _, err := s.daemon.Instance(name); err != nil && c.method.action != action+"instance.delete" {
+	ask := s.may
+	if c.method.action == action+"instance.delete" {
+		ask = func(c *call, about thing) error { return s.authorize(c, c.method.action, about) }
+	}
+	if err := ask(c, about); err != nil {
 		return nil, err
 	}
-	if err := s.authorize(c, c.method.action, name); err != nil {
-		return nil, err
-	}
-	return jobReply(verbs[c.method.name](s.daemon, name, r))
+	return jobReply(verbs[c.method.name](s.daemon, about.name, r))
 }
 
 func (s *Server) createInstance(c *call) ([]any, error) {
-	name, err := c.instance()
+	about, err := c.about(instance)
 	if err != nil {
 		return nil, err
 	}
@@ -75,15 +89,15 @@ func (s *Server) createInstance(c *call) ([]any, error) {
 	if err := noOptions(c.args[1]); err != nil {
 		return nil, err
 	}
-	if err := s.authorize(c, c.method.action, name); err != nil {
+	if err := s.authorize(c, c.method.action, about); err != nil {
 		return nil, err
 	}
-	in, err := s.daemon.CreateInstance(name, wanted, c.uid)
+	in, err := s.daemon.CreateInstance(about.name, wanted, c.uid)
 	return []any{names.InstancePath(in.Name)}, err
 }
 
 func (s *Server) initializeInstance(c *call) ([]any, error) {
-	name, err := c.instance()
+	about, err := c.about(instance)
 	if err != nil {
 		return nil, err
 	}
@@ -99,12 +113,12 @@ func (s *Server) initializeInstance(c *call) ([]any, error) {
 	if err != nil {
 		return nil, err
 	}
-	_, err = s.daemon.Instance(name)
+	_, err = s.daemon.Instance(about.name)
 	fresh := err != nil
 	if fresh && wanted == nil {
 		return nil, err
 	}
-	if err := s.authorize(c, c.method.action, name); err != nil {
+	if err := s.authorize(c, c.method.action, about); err != nil {
 		return nil, err
 	}
 	if wanted != nil {
@@ -112,15 +126,15 @@ func (s *Server) initializeInstance(c *call) ([]any, error) {
 		if fresh {
 			second = action + "instance.create"
 		}
-		if err := s.authorize(c, second, name); err != nil {
+		if err := s.authorize(c, second, about); err != nil {
 			return nil, err
 		}
 	}
-	return jobReply(s.daemon.InitializeInstance(name, wanted, fresh, r))
+	return jobReply(s.daemon.InitializeInstance(about.name, wanted, fresh, r))
 }
 
 func (s *Server) configureInstance(c *call) ([]any, error) {
-	name, err := c.instance()
+	about, err := c.about(instance)
 	if err != nil {
 		return nil, err
 	}
@@ -128,30 +142,31 @@ func (s *Server) configureInstance(c *call) ([]any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := noOptions(c.args[1]); err != nil {
+	d := newDict("option", c.args[1])
+	if fresh := take[bool](d, "new_rcon_password", "b"); fresh != nil {
+		wanted.NewPassword = *fresh
+	}
+	if err := d.end(); err != nil {
 		return nil, err
 	}
-	if _, err := s.daemon.Instance(name); err != nil {
+	if err := s.may(c, about); err != nil {
 		return nil, err
 	}
-	if err := s.authorize(c, c.method.action, name); err != nil {
-		return nil, err
-	}
-	return nil, s.daemon.ConfigureInstance(name, wanted)
+	return nil, s.daemon.ConfigureInstance(about.name, wanted)
 }
 
 func (s *Server) getInstance(c *call) ([]any, error) {
-	name, err := c.instance()
+	about, err := c.about(instance)
 	if err != nil {
 		return nil, err
 	}
-	in, err := s.daemon.Instance(name)
+	in, err := s.daemon.Instance(about.name)
 	return []any{names.InstancePath(in.Name)}, err
 }
 
 func (s *Server) listInstances(c *call) ([]any, error) {
 	d := newDict("filter", c.args[0])
-	name, state := take[string](d, "name", "s"), take[string](d, "state", "s")
+	name, state, follows := take[string](d, "name", "s"), take[string](d, "state", "s"), take[string](d, "blueprint", "s")
 	if err := d.end(); err != nil {
 		return nil, err
 	}
@@ -162,35 +177,38 @@ func (s *Server) listInstances(c *call) ([]any, error) {
 	}
 	rows := []row{}
 	for _, in := range s.daemon.Instances() {
-		if name != nil && *name != in.Name || state != nil && *state != in.State {
+		if !selected(name, in.Name) || !selected(state, in.State) || !selected(follows, in.Blueprint) {
 			continue
 		}
-		rows = append(rows, row{in.Name, in.Label, in.State, in.Desired, in.Cause, "", in.Port, names.InstancePath(in.Name)})
+		rows = append(rows, row{in.Name, in.Label, in.State, in.Desired, in.Cause, in.Blueprint, in.Port, names.InstancePath(in.Name)})
 	}
 	return []any{rows}, nil
 }
 
+// selected tells whether a filter, if it is given, lets a value through.
+func selected(filter *string, value string) bool { return filter == nil || *filter == value }
+
 func (s *Server) getConfig(c *call) ([]any, error) {
-	name, err := c.instance()
+	about, err := c.about(instance)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.authorize(c, c.method.action, name); err != nil {
+	if err := s.may(c, about); err != nil {
 		return nil, err
 	}
-	in, err := s.daemon.Instance(name)
+	in, err := s.daemon.Instance(about.name)
 	return []any{config(in.Instance)}, err
 }
 
 func (s *Server) getServerConfig(c *call) ([]any, error) {
-	name, err := c.instance()
+	about, err := c.about(instance)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.authorize(c, c.method.action, name); err != nil {
+	if err := s.may(c, about); err != nil {
 		return nil, err
 	}
-	text, err := s.daemon.ServerConfig(name)
+	text, err := s.daemon.ServerConfig(about.name)
 	return []any{text}, err
 }
 
@@ -201,19 +219,52 @@ func (s *Server) importGame(c *call) ([]any, error) {
 	if err := d.end(); err != nil {
 		return nil, err
 	}
-	// Only a descriptor that came with this message is one: a number alone could name any of left4d's own.
-	fd, ok := c.args[0].(dbus.UnixFD)
-	if !ok || len(c.fds) != 1 || c.fds[0] != int(fd) {
-		return nil, &daemon.Error{Code: daemon.InvalidArgument, Message: "the stream must come as exactly one file descriptor"}
-	}
-	if err := s.authorize(c, c.method.action, ""); err != nil {
+	if err := c.checkStream(c.args[0]); err != nil {
 		return nil, err
 	}
-	c.fds = nil
-	if size == nil {
-		size = new(uint64)
+	if err := s.authorize(c, c.method.action, thing{}); err != nil {
+		return nil, err
 	}
-	return jobReply(s.daemon.ImportGame(os.NewFile(uintptr(fd), "stream"), *size, r))
+	return jobReply(s.daemon.ImportGame(c.stream(), value(size), r))
+}
+
+// checkStream tells whether an argument is a descriptor that came with this message: a number alone could name any of
+// left4d's own.
+func (c *call) checkStream(arg any) error {
+	fd, ok := arg.(dbus.UnixFD)
+	if !ok || len(c.fds) != 1 || c.fds[0] != int(fd) {
+		return &daemon.Error{Code: daemon.InvalidArgument, Message: "the stream must come as exactly one file descriptor"}
+	}
+	return nil
+}
+
+// stream takes the descriptor that checkStream has found good out of the call.
+func (c *call) stream() *os.File {
+	fd := c.fds[0]
+	c.fds = nil
+	return os.NewFile(uintptr(fd), "stream")
+}
+
+func (s *Server) setGameRevision(c *call) ([]any, error) {
+	if err := noOptions(c.args[1]); err != nil {
+		return nil, err
+	}
+	if err := s.authorize(c, c.method.action, thing{}); err != nil {
+		return nil, err
+	}
+	return nil, s.daemon.SetGameRevision(c.args[0].(uint32))
+}
+
+func (s *Server) getSecret(c *call) ([]any, error) {
+	about, err := c.about(instance)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.may(c, about); err != nil {
+		return nil, err
+	}
+	secret, err := s.daemon.Secret(about.name, c.args[0].(string))
+	return []any{secret}, err
 }
 
 // job takes the id of the job that a call is about.
@@ -270,11 +321,8 @@ func (s *Server) cancelJob(c *call) ([]any, error) {
 		return nil, err
 	}
 	if c.uid != j.Requester {
-		target := j.Target
-		if j.Kind == "import-game" {
-			target = "" // the game is no instance, and one may be called so
-		}
-		if err := s.authorize(c, c.method.action, target); err != nil {
+		kind, name := j.About()
+		if err := s.authorize(c, c.method.action, thing{kind, name}); err != nil {
 			return nil, err
 		}
 	}

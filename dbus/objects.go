@@ -8,6 +8,7 @@ import (
 	"github.com/godbus/dbus/v5"
 
 	"left4.me/left4/daemon"
+	"left4.me/left4/daemon/store"
 	"left4.me/left4/dbus/names"
 	"left4.me/left4/units"
 )
@@ -16,22 +17,36 @@ import (
 var (
 	everywhere = []string{names.Introspectable, names.Peer, names.Properties}
 	onRoot     = append([]string{names.Manager, names.ObjectManager}, everywhere...)
-	onInstance = append([]string{names.Instance}, everywhere...)
 	onJob      = append([]string{names.Job}, everywhere...)
 	between    = []string{names.Introspectable, names.Peer}
 )
+
+// kinds are those of the things that have a name.
+var kinds = []struct {
+	kind    string
+	iface   string
+	name    func(dbus.ObjectPath) (name string, ok bool)
+	missing daemon.Code
+	found   []string // interfaces of one that is there
+}{
+	{instance, names.Instance, names.InstanceName, daemon.NoSuchInstance, append([]string{names.Instance}, everywhere...)},
+	{blueprint, names.Blueprint, names.BlueprintName, daemon.NoSuchBlueprint, append([]string{names.Blueprint}, everywhere...)},
+	{overlay, names.Overlay, names.OverlayName, daemon.NoSuchOverlay, append([]string{names.Overlay}, everywhere...)},
+}
 
 // interfaces of an object; nil where there is no such object.
 func (s *Server) interfaces(path dbus.ObjectPath) []string {
 	switch path {
 	case names.Root:
 		return onRoot
-	case "/", "/me", "/me/left4/instance", "/me/left4/job":
+	case "/", "/me", "/me/left4/blueprint", "/me/left4/instance", "/me/left4/job", "/me/left4/overlay":
 		return between
 	}
-	if name, ok := names.InstanceName(path); ok {
-		if _, err := s.daemon.Instance(name); err == nil {
-			return onInstance
+	for _, k := range kinds {
+		if name, ok := k.name(path); ok {
+			if _, err := s.identify(thing{k.kind, name}); err == nil {
+				return k.found
+			}
 		}
 	}
 	if id, ok := names.JobID(path); ok {
@@ -47,15 +62,26 @@ func (s *Server) properties(path dbus.ObjectPath, iface string) map[string]dbus.
 	switch iface {
 	case names.Manager:
 		if path == names.Root {
-			return map[string]dbus.Variant{
-				"Version":      dbus.MakeVariant(s.daemon.Version),
-				"GameRevision": dbus.MakeVariant(s.daemon.GameRevision()),
-			}
+			all := gameProperties(s.daemon.GameRevision(), s.daemon.GameRevisions())
+			all["Version"] = dbus.MakeVariant(s.daemon.Version)
+			return all
 		}
 	case names.Instance:
 		if name, ok := names.InstanceName(path); ok {
 			if in, err := s.daemon.Instance(name); err == nil {
 				return instanceProperties(in)
+			}
+		}
+	case names.Blueprint:
+		if name, ok := names.BlueprintName(path); ok {
+			if b, err := s.daemon.Blueprint(name); err == nil {
+				return blueprintProperties(b)
+			}
+		}
+	case names.Overlay:
+		if name, ok := names.OverlayName(path); ok {
+			if o, err := s.daemon.Overlay(name); err == nil {
+				return overlayProperties(o)
 			}
 		}
 	case names.Job:
@@ -68,12 +94,51 @@ func (s *Server) properties(path dbus.ObjectPath, iface string) map[string]dbus.
 	return nil
 }
 
+// gameProperties are those of the Manager that change.
+func gameProperties(current uint32, revisions []store.Revision) map[string]dbus.Variant {
+	return map[string]dbus.Variant{
+		"GameRevision":  dbus.MakeVariant(current),
+		"GameRevisions": dbus.MakeVariant(writeRevisions(revisions)),
+	}
+}
+
+func blueprintProperties(b daemon.Blueprint) map[string]dbus.Variant {
+	return map[string]dbus.Variant{
+		"Name":      dbus.MakeVariant(b.Name),
+		"Owner":     dbus.MakeVariant(b.Owner),
+		"Overlays":  dbus.MakeVariant(writeOverlays(b.Overlays.V)),
+		"Limits":    dbus.MakeVariant(writeLimits(b.Limits.V)),
+		"Instances": dbus.MakeVariant(append([]string{}, b.Instances...)),
+	}
+}
+
+func overlayProperties(o daemon.Overlay) map[string]dbus.Variant {
+	var current store.Revision
+	for _, r := range o.Revisions {
+		if r.ID == o.Revision {
+			current = r
+		}
+	}
+	return map[string]dbus.Variant{
+		"Name":      dbus.MakeVariant(o.Name),
+		"Id":        dbus.MakeVariant(o.ID),
+		"Type":      dbus.MakeVariant(o.Type),
+		"Owner":     dbus.MakeVariant(o.Owner),
+		"State":     dbus.MakeVariant(o.State),
+		"Cause":     dbus.MakeVariant(o.Cause),
+		"Revision":  dbus.MakeVariant(o.Revision),
+		"Revisions": dbus.MakeVariant(writeRevisions(o.Revisions)),
+		"Files":     dbus.MakeVariant(current.Files),
+		"Size":      dbus.MakeVariant(current.Bytes),
+	}
+}
+
 func instanceProperties(in daemon.Instance) map[string]dbus.Variant {
 	return map[string]dbus.Variant{
 		"Name":           dbus.MakeVariant(in.Name),
 		"Label":          dbus.MakeVariant(in.Label),
-		"Blueprint":      dbus.MakeVariant(""),
-		"Overlays":       dbus.MakeVariant(writeOverlays(in.Overlays.V)),
+		"Blueprint":      dbus.MakeVariant(in.Blueprint),
+		"Overlays":       dbus.MakeVariant(writeOverlays(in.Effective.Overlays)),
 		"Port":           dbus.MakeVariant(in.Port),
 		"Unit":           dbus.MakeVariant(units.ServerUnit(in.Name)),
 		"Owner":          dbus.MakeVariant(in.Owner),
@@ -85,7 +150,7 @@ func instanceProperties(in daemon.Instance) map[string]dbus.Variant {
 		"MainPID":        dbus.MakeVariant(in.MainPID),
 		"StateSince":     dbus.MakeVariant(uint64(in.Since)),
 		"Restarts":       dbus.MakeVariant(in.Restarts),
-		"Limits":         dbus.MakeVariant(writeLimits(in.Limits.V)),
+		"Limits":         dbus.MakeVariant(writeLimits(in.Effective.Limits)),
 	}
 }
 
@@ -121,6 +186,12 @@ func (s *Server) getManagedObjects(*call) ([]any, error) {
 	objects := map[dbus.ObjectPath]map[string]map[string]dbus.Variant{}
 	for _, in := range s.daemon.Instances() {
 		objects[names.InstancePath(in.Name)] = map[string]map[string]dbus.Variant{names.Instance: instanceProperties(in)}
+	}
+	for _, b := range s.daemon.Blueprints() {
+		objects[names.BlueprintPath(b.Name)] = map[string]map[string]dbus.Variant{names.Blueprint: blueprintProperties(b)}
+	}
+	for _, o := range s.daemon.Overlays() {
+		objects[names.OverlayPath(o.Name)] = map[string]map[string]dbus.Variant{names.Overlay: overlayProperties(o)}
 	}
 	for _, j := range s.daemon.LiveJobs() {
 		objects[names.JobPath(j.ID)] = map[string]map[string]dbus.Variant{names.Job: jobProperties(j)}
@@ -193,10 +264,18 @@ func (s *Server) children(path dbus.ObjectPath) []string {
 	case "/me":
 		return []string{"left4"}
 	case names.Root:
-		return []string{"instance", "job"}
+		return []string{"blueprint", "instance", "job", "overlay"}
+	case "/me/left4/blueprint":
+		for _, b := range s.daemon.Blueprints() {
+			children = append(children, names.EscapeLabel(b.Name))
+		}
 	case "/me/left4/instance":
 		for _, in := range s.daemon.Instances() {
 			children = append(children, names.EscapeLabel(in.Name))
+		}
+	case "/me/left4/overlay":
+		for _, o := range s.daemon.Overlays() {
+			children = append(children, names.EscapeLabel(o.Name))
 		}
 	case "/me/left4/job":
 		for _, j := range s.daemon.LiveJobs() {

@@ -22,7 +22,6 @@ type quota struct {
 	callers map[string]*caller
 	calls   int
 	bytes   int
-	asks    map[uint32]int // open questions at polkit, by uid
 	users   map[uint32]*share
 }
 
@@ -43,7 +42,7 @@ type caller struct {
 }
 
 func newQuota() *quota {
-	return &quota{callers: map[string]*caller{}, asks: map[uint32]int{}, users: map[uint32]*share{}}
+	return &quota{callers: map[string]*caller{}, users: map[uint32]*share{}}
 }
 
 func (q *quota) enter(name string, bytes int) (*caller, error) {
@@ -55,7 +54,7 @@ func (q *quota) enter(name string, bytes int) (*caller, error) {
 		calls, held = who.calls, who.bytes
 	}
 	if q.calls >= maxCalls || q.bytes+bytes > maxBytes || calls >= maxCallerCalls || held+bytes > maxCallerBytes {
-		return nil, dbusError("org.freedesktop.DBus.Error.LimitsExceeded", "too many calls are under way; wait for answers")
+		return nil, dbusError(errLimits, "too many calls are under way; wait for answers")
 	}
 	if who == nil {
 		who = &caller{name: name}
@@ -91,25 +90,6 @@ func (q *quota) gone(name string) {
 	}
 }
 
-// ask takes one of a user's places at polkit; asked gives it back.
-func (q *quota) ask(uid uint32) bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.asks[uid] >= maxQuestions {
-		return false
-	}
-	q.asks[uid]++
-	return true
-}
-
-func (q *quota) asked(uid uint32) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.asks[uid]--; q.asks[uid] == 0 {
-		delete(q.asks, uid)
-	}
-}
-
 // claim counts a call for its user, as soon as the bus has told who that is: nobody may take all there is. Root is not
 // counted at all, so that others cannot lock it out.
 func (q *quota) claim(uid uint32, bytes int) error {
@@ -126,7 +106,7 @@ func (q *quota) claim(uid uint32, bytes int) error {
 		q.users[uid] = u
 	}
 	if u.calls >= maxUserCalls || u.bytes+bytes > maxUserBytes {
-		return dbusError("org.freedesktop.DBus.Error.LimitsExceeded", "too many calls of yours are under way; wait for answers")
+		return dbusError(errLimits, "too many calls of yours are under way; wait for answers")
 	}
 	u.calls++
 	u.bytes += bytes
@@ -147,5 +127,34 @@ func (q *quota) release(uid uint32, bytes int) {
 	u.bytes -= bytes
 	if u.calls == 0 {
 		delete(q.users, uid)
+	}
+}
+
+// places are of something that each user may have a few of at once.
+type places struct {
+	limit int
+
+	mu    sync.Mutex
+	taken map[uint32]int // by uid
+}
+
+func newPlaces(limit int) *places { return &places{limit: limit, taken: map[uint32]int{}} }
+
+// take takes one of a user's places, if one is left; give gives it back.
+func (p *places) take(uid uint32) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.taken[uid] >= p.limit {
+		return false
+	}
+	p.taken[uid]++
+	return true
+}
+
+func (p *places) give(uid uint32) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.taken[uid]--; p.taken[uid] == 0 {
+		delete(p.taken, uid)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"runtime/debug"
 	"strings"
 	"sync"
@@ -31,17 +32,20 @@ type Authorizer interface {
 
 // Server is the face of one daemon on one connection.
 type Server struct {
-	daemon *daemon.Daemon
-	auth   Authorizer
-	log    *slog.Logger
-	conn   *conn
-	face   *face
-	quota  *quota
-	hello  atomic.Bool   // the bus knows us; before that nobody can listen
-	big    chan struct{} // capacity 1: the turn to decode a big body
-	ctx    context.Context
-	cancel context.CancelFunc
-	calls  sync.WaitGroup
+	daemon    *daemon.Daemon
+	auth      Authorizer
+	log       *slog.Logger
+	conn      *conn
+	face      *face
+	quota     *quota
+	questions *places       // open ones at polkit
+	walks     *places       // calls that look through whole trees
+	hello     atomic.Bool   // the bus knows us; before that nobody can listen
+	big       chan struct{} // capacity 1: the turn to decode a big body
+	passing   chan struct{} // capacity 1: the turn to answer with a descriptor
+	ctx       context.Context
+	cancel    context.CancelFunc
+	calls     sync.WaitGroup
 }
 
 // Dial connects to the system bus. Nothing is answered before Serve.
@@ -54,7 +58,10 @@ func Dial(ctx context.Context, log *slog.Logger) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot connect to the system bus: %w", err)
 	}
-	s := &Server{log: log, conn: c, face: f, quota: newQuota(), big: make(chan struct{}, 1)}
+	s := &Server{
+		log: log, conn: c, face: f, quota: newQuota(), questions: newPlaces(maxQuestions), walks: newPlaces(maxWalks),
+		big: make(chan struct{}, 1), passing: make(chan struct{}, 1),
+	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s, nil
 }
@@ -115,7 +122,8 @@ type call struct {
 	size   int
 	// turn is held while a big body is decoded and looked through.
 	turn    chan struct{}
-	claimed bool // counted for its user
+	passing chan struct{} // held until the descriptor that the call is answered with is queued
+	claimed bool          // counted for its user
 }
 
 func (c *call) interactive() bool {
@@ -178,6 +186,9 @@ func (s *Server) handle(m incoming, who *caller) {
 		m.fds = c.fds
 		m.closeFDs()
 		c.settled()
+		if c.passing != nil {
+			<-c.passing
+		}
 		if c.claimed {
 			s.quota.release(c.uid, c.size)
 		}
@@ -208,13 +219,13 @@ func (s *Server) run(c *call, m *incoming, who *caller) (out []any, err error) {
 		return nil, err
 	}
 	if m.raw == nil {
-		return nil, dbusError("org.freedesktop.DBus.Error.LimitsExceeded", "a message of %d bytes is too large, at most %d are taken", m.header.body, maxCall)
+		return nil, dbusError(errLimits, "a message of %d bytes is too large, at most %d are taken", m.header.body, maxCall)
 	}
 	if c.signature != c.method.in {
 		return nil, dbusError("org.freedesktop.DBus.Error.InvalidArgs", "%s takes (%s), not (%s)", c.member, c.method.in, c.signature)
 	}
 	if m.lost {
-		return nil, dbusError("org.freedesktop.DBus.Error.LimitsExceeded", "left4d has too many descriptors open; try again")
+		return nil, dbusError(errLimits, "left4d has too many descriptors open; try again")
 	}
 	if c.uid, err = s.uid(c.ctx, who); err != nil {
 		return nil, dbusError(names.ErrAccessDenied, "the caller has gone")
@@ -225,7 +236,7 @@ func (s *Server) run(c *call, m *incoming, who *caller) (out []any, err error) {
 	c.claimed = true
 	if len(m.raw) > bigBody {
 		if !c.method.config {
-			return nil, dbusError("org.freedesktop.DBus.Error.LimitsExceeded", "%s takes no message of %d bytes", c.member, len(m.raw))
+			return nil, dbusError(errLimits, "%s takes no message of %d bytes", c.member, len(m.raw))
 		}
 		select {
 		case s.big <- struct{}{}:
@@ -246,9 +257,9 @@ func (s *Server) run(c *call, m *incoming, who *caller) (out []any, err error) {
 func (s *Server) find(c *call) error {
 	interfaces := s.interfaces(c.path)
 	if interfaces == nil {
-		if _, ok := names.InstanceName(c.path); ok && (c.iface == names.Instance || c.iface == "") {
-			if _, known := s.face.methods[names.Instance][c.member]; known {
-				return &daemon.Error{Code: daemon.NoSuchInstance, Message: fmt.Sprintf("there is no instance with the object %s", c.path)}
+		for _, k := range kinds {
+			if _, ok := k.name(c.path); ok && (c.iface == k.iface || c.iface == "") && s.face.methods[k.iface][c.member] != nil {
+				return &daemon.Error{Code: k.missing, Message: fmt.Sprintf("there is no %s with the object %s", k.kind, c.path)}
 			}
 		}
 		// Peer is answered by any path: it asks for the connection, not for an object.
@@ -289,20 +300,55 @@ func (s *Server) uid(ctx context.Context, who *caller) (uint32, error) {
 	return uid, nil
 }
 
+// reply answers a call. It owns the files in out.
 func (s *Server) reply(h header, out []any, err error) {
 	if h.flags&dbus.FlagNoReplyExpected != 0 {
+		for _, value := range out {
+			if f, ok := value.(*os.File); ok {
+				f.Close()
+			}
+		}
 		return
 	}
+	m, err := encode(answer(h, out, err))
+	if err == nil && len(m.raw) > bigBody && s.conn.crowded(len(m.raw)) {
+		m.close()
+		err = dbusError(errLimits, "too many answers wait to be read; try again")
+	}
+	if err != nil {
+		m, err = encode(answer(h, nil, err))
+	}
+	if err == nil && m.files != nil {
+		var refusal outgoing
+		refusal, err = encode(answer(h, nil, dbusError(errLimits, "too many descriptors are on their way; try again")))
+		m.instead = refusal.raw
+	}
+	if err != nil {
+		m.close()
+		s.log.Error("cannot answer a call", "method", h.iface+"."+h.member, "error", err)
+		return
+	}
+	s.conn.mu.Lock()
+	defer s.conn.mu.Unlock()
+	s.conn.push(m)
+}
+
+func answer(h header, out []any, err error) *dbus.Message {
 	msg := &dbus.Message{Type: dbus.TypeMethodReply, Headers: map[dbus.HeaderField]dbus.Variant{
 		dbus.FieldDestination: dbus.MakeVariant(h.sender),
 		dbus.FieldReplySerial: dbus.MakeVariant(h.serial),
 	}, Body: out}
 	if err != nil {
 		name, text := errorName(err)
-		msg.Type, msg.Body = dbus.TypeError, []any{text}
+		msg.Type, msg.Body = dbus.TypeError, []any{sendable(text)}
 		msg.Headers[dbus.FieldErrorName] = dbus.MakeVariant(name)
 	}
-	s.conn.send(msg)
+	return msg
+}
+
+// sendable makes a string of any bytes: names of files get into the texts of errors.
+func sendable(text string) string {
+	return strings.ToValidUTF8(strings.ReplaceAll(text, "\x00", "\uFFFD"), "\uFFFD")
 }
 
 // errorName is the one place where errors get their names on the bus.
@@ -318,6 +364,8 @@ func errorName(err error) (name, text string) {
 	}
 	return names.Error + string(e.Code), e.Message
 }
+
+const errLimits = "org.freedesktop.DBus.Error.LimitsExceeded"
 
 func dbusError(name, format string, args ...any) error {
 	return dbus.Error{Name: name, Body: []any{fmt.Sprintf(format, args...)}}

@@ -10,9 +10,11 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"os/user"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -42,6 +44,7 @@ type testBus struct {
 	server  *Server
 	units   *daemontest.Units
 	signals chan *dbus.Signal
+	worker  atomic.Pointer[func(units.Worker) units.State] // does what a worker would
 }
 
 func startBus(t *testing.T) *testBus {
@@ -63,10 +66,14 @@ func serveOn(t *testing.T, dir string) *testBus {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := db.AddGameRevision(0, 1); err != nil {
+	if _, err := db.AddRevision(store.Game, 0, 1); err != nil {
 		t.Fatal(err)
 	}
-	if err := db.PublishGameRevision(1, 1); err != nil {
+	if err := db.PublishRevision(store.Revision{ID: 1, Published: 1, Files: 5, Bytes: 50}); err != nil {
+		t.Fatal(err)
+	}
+	me, err := user.Current()
+	if err != nil {
 		t.Fatal(err)
 	}
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
@@ -77,13 +84,14 @@ func serveOn(t *testing.T, dir string) *testBus {
 	b := &testBus{t: t, server: server, units: daemontest.NewUnits()}
 	d, err := daemon.New(daemon.Options{
 		Store: db, Units: b.units, Config: units.Config{Dir: filepath.Join(dir, "etc"), RunDir: filepath.Join(dir, "run")},
-		Layout: units.Layout{State: filepath.Join(dir, "state"), Run: filepath.Join(dir, "run")}, Events: server, Log: log,
+		Layout: units.Layout{State: filepath.Join(dir, "state"), Run: filepath.Join(dir, "run"), User: me.Username}, Events: server, Log: log,
 		Version: "1.2.3", PreStart: "/check",
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	b.units.Changed = d.UnitChanged
+	b.units.Work = func(w units.Worker) units.State { return (*b.worker.Load())(w) }
 	yes := answers(func(context.Context, polkit.Request) (polkit.Answer, error) { return polkit.Yes, nil })
 	if err := d.Begin(ctx, func() error { return server.Serve(ctx, d, yes) }); err != nil {
 		t.Fatal(err)
@@ -93,18 +101,27 @@ func serveOn(t *testing.T, dir string) *testBus {
 		d.Close()
 		db.Close()
 	})
-	b.Conn = b.connect()
+	b.signals = make(chan *dbus.Signal, 10_000)
+	b.Conn = b.connect(dbus.WithSignalHandler(inOrder(b.signals)))
 	if err := b.AddMatchSignal(dbus.WithMatchSender(names.Service)); err != nil {
 		t.Fatal(err)
 	}
-	b.signals = make(chan *dbus.Signal, 1000)
-	b.Signal(b.signals)
 	return b
 }
 
-func (b *testBus) connect() *dbus.Conn {
+// inOrder takes each signal before the message behind it is looked at, so that what has come before a reply is there
+// when the reply is.
+type inOrder chan<- *dbus.Signal
+
+func (c inOrder) DeliverSignal(_, _ string, s *dbus.Signal) {
+	if s.Sender != names.Bus {
+		c <- s
+	}
+}
+
+func (b *testBus) connect(options ...dbus.ConnOption) *dbus.Conn {
 	b.t.Helper()
-	c, err := dbus.ConnectSystemBus(dbus.WithSignalHandler(dbus.NewSequentialSignalHandler()))
+	c, err := dbus.ConnectSystemBus(options...)
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -142,6 +159,16 @@ func (b *testBus) next(accept func(*dbus.Signal) bool) *dbus.Signal {
 	}
 }
 
+// ended waits until a job of a kind has ended well.
+func (b *testBus) ended(kind string) {
+	b.t.Helper()
+	s := b.next(func(s *dbus.Signal) bool { return s.Name == names.Manager+".JobRemoved" && s.Body[2] == kind })
+	if s.Body[4] != "done" {
+		j, _ := b.server.daemon.Job(s.Body[0].(uint32))
+		b.t.Fatalf("the %s ended %s: %s", kind, s.Body[4], j.Cause)
+	}
+}
+
 type variants = map[string]dbus.Variant
 
 func wantError(t *testing.T, err error, name string) {
@@ -174,7 +201,7 @@ func TestTheTableAndTheXMLAgree(t *testing.T) {
 			}) bool {
 				return a.Name == "options" && a.Type == "a{sv}"
 			})
-			if row := f.methods[iface][m.Name]; row.action != open && !options && !strings.HasSuffix(row.action, ".inspect") {
+			if row := f.methods[iface][m.Name]; row.action != open && !options && !strings.HasSuffix(row.action, ".inspect") && !strings.HasSuffix(row.action, ".secret") {
 				t.Errorf("%s.%s changes something and has no options", iface, m.Name)
 			}
 		}
@@ -206,9 +233,19 @@ func TestEveryActionOfTheTableIsShipped(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	asked := map[string]bool{
+		action + "administer":     true, // implies the others
+		action + "overlay.script": true, // no overlay runs scripts yet
+	}
 	for _, m := range methods {
+		asked[m.action] = true
 		if m.action != open && !slices.Contains(shipped, m.action) {
 			t.Errorf("%s.%s asks for %s, which is not shipped", m.iface, m.name, m.action)
+		}
+	}
+	for _, id := range shipped {
+		if !asked[id] {
+			t.Errorf("%s is shipped, and nothing asks for it", id)
 		}
 	}
 }
@@ -217,8 +254,13 @@ func TestPropertiesAreThoseOfTheXML(t *testing.T) {
 	b := startBus(t)
 	b.must(names.Root, names.Manager+".CreateInstance", "versus-1", variants{"limits": dbus.MakeVariant(variants{"MemoryMax": dbus.MakeVariant(uint64(1 << 30))})}, variants{})
 	b.must(names.Root, names.Manager+".StartInstance", "versus-1", variants{})
-	b.next(func(s *dbus.Signal) bool { return s.Name == names.Manager+".JobRemoved" })
-	for path, iface := range map[dbus.ObjectPath]string{names.Root: names.Manager, "/me/left4/instance/versus_2d1": names.Instance, "/me/left4/job/1": names.Job} {
+	b.ended("start")
+	b.must(names.Root, names.Manager+".CreateOverlay", "sm-1", "files", variants{"keep": dbus.MakeVariant(uint32(3))}, variants{})
+	b.must(names.Root, names.Manager+".CreateBlueprint", "bp-1", variants{}, variants{})
+	for path, iface := range map[dbus.ObjectPath]string{
+		names.Root: names.Manager, "/me/left4/instance/versus_2d1": names.Instance, "/me/left4/job/1": names.Job,
+		"/me/left4/overlay/sm_2d1": names.Overlay, "/me/left4/blueprint/bp_2d1": names.Blueprint,
+	} {
 		got := b.must(path, names.Properties+".GetAll", iface)[0].(map[string]dbus.Variant)
 		x := b.server.face.xml[iface]
 		if len(got) != len(x.Properties) {
@@ -232,12 +274,14 @@ func TestPropertiesAreThoseOfTheXML(t *testing.T) {
 			if one.String() != got[p.Name].String() {
 				t.Errorf("%s.%s: Get says %s, GetAll %s", iface, p.Name, one, got[p.Name])
 			}
-			_, err := b.call(path, names.Properties+".Set", iface, p.Name, one)
+			_, err := b.call(path, names.Properties+".Set", iface, p.Name, dbus.MakeVariant("x"))
 			wantError(t, err, "org.freedesktop.DBus.Error.PropertyReadOnly")
 		}
 	}
 	objects := b.must(names.Root, names.ObjectManager+".GetManagedObjects")[0].(map[dbus.ObjectPath]map[string]map[string]dbus.Variant)
-	if len(objects) != 2 || objects["/me/left4/instance/versus_2d1"][names.Instance]["Port"].Value() != uint16(27015) {
+	if len(objects) != 4 || objects["/me/left4/instance/versus_2d1"][names.Instance]["Port"].Value() != uint16(27015) ||
+		objects["/me/left4/overlay/sm_2d1"][names.Overlay]["Revision"].Value() != uint32(1) ||
+		objects["/me/left4/blueprint/bp_2d1"][names.Blueprint]["Name"].Value() != "bp-1" {
 		t.Errorf("objects: %v", objects)
 	}
 }
@@ -246,6 +290,8 @@ func TestIntrospectionLeadsToEveryObject(t *testing.T) {
 	b := startBus(t)
 	b.must(names.Root, names.Manager+".CreateInstance", "a", variants{}, variants{})
 	b.must(names.Root, names.Manager+".StopInstance", "a", variants{})
+	b.must(names.Root, names.Manager+".CreateOverlay", "a", "files", variants{}, variants{})
+	b.must(names.Root, names.Manager+".CreateBlueprint", "a", variants{}, variants{})
 	seen := map[string]int{}
 	var walk func(path string)
 	walk = func(path string) {
@@ -267,7 +313,12 @@ func TestIntrospectionLeadsToEveryObject(t *testing.T) {
 		}
 	}
 	walk("/")
-	if seen[names.Manager] != 1 || seen[names.Instance] != 1 || seen[names.Job] != 1 || seen[names.Peer] != 7 {
+	for _, iface := range []string{names.Manager, names.Instance, names.Blueprint, names.Overlay, names.Job} {
+		if seen[iface] != 1 {
+			t.Errorf("%s is on %d objects", iface, seen[iface])
+		}
+	}
+	if seen[names.Peer] != 11 {
 		t.Errorf("seen %v", seen)
 	}
 }
@@ -301,7 +352,10 @@ func TestSignalsComeBeforeTheReply(t *testing.T) {
 func TestWhatIsRefused(t *testing.T) {
 	b := startBus(t)
 	b.must(names.Root, names.Manager+".CreateInstance", "a", variants{}, variants{})
+	b.must(names.Root, names.Manager+".CreateOverlay", "sm", "files", variants{}, variants{})
 	v := dbus.MakeVariant
+	b.must(names.Root, names.Manager+".CreateBlueprint", "bp", variants{"overlays": v([]pair{{"sm", ""}})}, variants{})
+	b.must(names.Root, names.Manager+".ConfigureInstance", "a", variants{"blueprint": v("bp")}, variants{})
 	for _, c := range []struct {
 		path   dbus.ObjectPath
 		method string
@@ -326,6 +380,78 @@ func TestWhatIsRefused(t *testing.T) {
 		{names.Root, names.Manager + ".CreateInstance", []any{"b", variants{"port": v(uint16(27015))}, variants{}}, names.Error + "PortInUse"},
 		{names.Root, names.Manager + ".GetJob", []any{uint32(77)}, names.Error + "NoSuchJob"},
 		{names.Root, names.Manager + ".CancelJob", []any{uint32(77), variants{}}, names.Error + "NoSuchJob"},
+		{names.Root, names.Manager + ".GetSecret", []any{"b", "rcon_password"}, names.Error + "NoSuchInstance"},
+		{names.Root, names.Manager + ".GetSecret", []any{"a", "sv_password"}, names.Error + "InvalidArgument"},
+		{names.Root, names.Manager + ".GetSecret", []any{"a", "rcon_password", variants{}}, "org.freedesktop.DBus.Error.InvalidArgs"},
+		{names.Root, names.Manager + ".ConfigureInstance", []any{"a", variants{}, variants{"new_rcon_password": v("yes")}}, names.Error + "InvalidArgument"},
+		{names.Root, names.Manager + ".ConfigureInstance", []any{"a", variants{"new_rcon_password": v(true)}, variants{}}, names.Error + "InvalidArgument"},
+		{names.Root, names.Manager + ".ConfigureInstance", []any{"a", variants{"blueprint": v("none")}, variants{}}, names.Error + "NoSuchBlueprint"},
+		{names.Root, names.Manager + ".ConfigureInstance", []any{"a", variants{"blueprint": v("../b")}, variants{}}, names.Error + "InvalidName"},
+		{names.Root, names.Manager + ".SetGameRevision", []any{uint32(2), variants{}}, names.Error + "InvalidArgument"},
+		{names.Root, names.Manager + ".SetGameRevision", []any{uint32(1), variants{"force": v(true)}}, names.Error + "InvalidArgument"},
+		{names.Root, names.Manager + ".ListInstances", []any{variants{"blueprint": v(uint32(1))}}, names.Error + "InvalidArgument"},
+		{"/me/left4/instance/a", names.Instance + ".FindFile", []any{"../a"}, names.Error + "InvalidArgument"},
+		{"/me/left4/instance/a", names.Instance + ".FindFile", []any{`a\x`}, names.Error + "InvalidArgument"},
+		{"/me/left4/instance/b", names.Instance + ".FindFile", []any{"a"}, names.Error + "NoSuchInstance"},
+		{"/me/left4/instance/a", names.Instance + ".ListChanges", []any{variants{"max": v(uint32(1))}}, names.Error + "InvalidArgument"},
+		{"/me/left4/instance/a", names.Instance + ".ListConflicts", []any{variants{"max": v(uint32(1))}}, names.Error + "InvalidArgument"},
+
+		{names.Root, names.Manager + ".CreateBlueprint", []any{"bp", variants{}, variants{}}, names.Error + "BlueprintExists"},
+		{names.Root, names.Manager + ".CreateBlueprint", []any{"B", variants{}, variants{}}, names.Error + "InvalidName"},
+		{names.Root, names.Manager + ".CreateBlueprint", []any{"b", variants{"port": v(uint16(27015))}, variants{}}, names.Error + "InvalidArgument"},
+		{names.Root, names.Manager + ".CreateBlueprint", []any{"b", variants{"blueprint": v("bp")}, variants{}}, names.Error + "InvalidArgument"},
+		{names.Root, names.Manager + ".CreateBlueprint", []any{"b", variants{"limits": v(variants{"Nice": v(int32(1))})}, variants{}}, names.Error + "InvalidArgument"},
+		{names.Root, names.Manager + ".CreateBlueprint", []any{"b", variants{}, variants{"force": v(true)}}, names.Error + "InvalidArgument"},
+		{names.Root, names.Manager + ".CreateBlueprint", []any{"b", variants{"overlays": v([]pair{{"none", ""}})}, variants{}}, names.Error + "NoSuchOverlay"},
+		{names.Root, names.Manager + ".UpdateBlueprint", []any{"b", variants{}, variants{}}, names.Error + "NoSuchBlueprint"},
+		{names.Root, names.Manager + ".UpdateBlueprint", []any{"bp", variants{"overlays": v([]pair{{"sm", ""}, {"sm", "x"}})}, variants{}}, names.Error + "InvalidArgument"},
+		{names.Root, names.Manager + ".DeleteBlueprint", []any{"bp", variants{"force": v(true)}}, names.Error + "InvalidArgument"},
+		{names.Root, names.Manager + ".DeleteBlueprint", []any{"bp", variants{}}, names.Error + "InUse"},
+		{names.Root, names.Manager + ".GetBlueprint", []any{"b"}, names.Error + "NoSuchBlueprint"},
+		{names.Root, names.Manager + ".ListBlueprints", []any{variants{"owner": v(uint32(0))}}, names.Error + "InvalidArgument"},
+		{"/me/left4/blueprint/bp", names.Blueprint + ".Update", []any{variants{"hostname": v("x")}, variants{}}, names.Error + "InvalidArgument"},
+		{"/me/left4/blueprint/bp", names.Blueprint + ".Delete", []any{variants{}}, names.Error + "InUse"},
+		{"/me/left4/blueprint/bp", names.Blueprint + ".ListConflicts", []any{variants{"max": v(uint32(1))}}, names.Error + "InvalidArgument"},
+		{"/me/left4/blueprint/b", names.Blueprint + ".GetConfig", nil, names.Error + "NoSuchBlueprint"},
+		{"/me/left4/blueprint/b", names.Blueprint + ".Explode", nil, "org.freedesktop.DBus.Error.UnknownObject"},
+		{"/me/left4/blueprint/_62p", names.Blueprint + ".GetConfig", nil, "org.freedesktop.DBus.Error.UnknownObject"},
+
+		{names.Root, names.Manager + ".CreateOverlay", []any{"sm", "files", variants{}, variants{}}, names.Error + "OverlayExists"},
+		{names.Root, names.Manager + ".CreateOverlay", []any{"", "files", variants{}, variants{}}, names.Error + "InvalidName"},
+		{names.Root, names.Manager + ".CreateOverlay", []any{"b/c", "files", variants{}, variants{}}, names.Error + "InvalidName"},
+		{names.Root, names.Manager + ".CreateOverlay", []any{"b", "", variants{}, variants{}}, names.Error + "InvalidArgument"},
+		{names.Root, names.Manager + ".CreateOverlay", []any{"b", "script", variants{}, variants{}}, names.Error + "InvalidArgument"},
+		{names.Root, names.Manager + ".CreateOverlay", []any{"b", "files", variants{"keep": v(uint32(101))}, variants{}}, names.Error + "InvalidArgument"},
+		{names.Root, names.Manager + ".CreateOverlay", []any{"b", "files", variants{"keep": v(int32(1))}, variants{}}, names.Error + "InvalidArgument"},
+		{names.Root, names.Manager + ".CreateOverlay", []any{"b", "files", variants{"url": v("x")}, variants{}}, names.Error + "InvalidArgument"},
+		{names.Root, names.Manager + ".CreateOverlay", []any{"b", "files", variants{}, variants{"revision": v(uint32(1))}}, names.Error + "InvalidArgument"},
+		{names.Root, names.Manager + ".UpdateOverlay", []any{"b", "", variants{}, variants{}}, names.Error + "NoSuchOverlay"},
+		{names.Root, names.Manager + ".UpdateOverlay", []any{"sm", "workshop", variants{}, variants{}}, names.Error + "InvalidArgument"},
+		{names.Root, names.Manager + ".UpdateOverlay", []any{"sm", "files", variants{}, variants{"revision": v(uint32(9))}}, names.Error + "InvalidArgument"},
+		{names.Root, names.Manager + ".UpdateOverlay", []any{"sm", "files", variants{}, variants{"revision": v(uint32(0))}}, names.Error + "InvalidArgument"},
+		{names.Root, names.Manager + ".UpdateOverlay", []any{"sm", "", variants{}, variants{"revision": v("1")}}, names.Error + "InvalidArgument"},
+		{names.Root, names.Manager + ".BuildOverlay", []any{"b", variants{}}, names.Error + "NoSuchOverlay"},
+		{names.Root, names.Manager + ".BuildOverlay", []any{"sm", variants{}}, names.Error + "InvalidArgument"},
+		{names.Root, names.Manager + ".BuildOverlay", []any{"sm", variants{"timeout": v(uint64(0))}}, names.Error + "InvalidArgument"},
+		{names.Root, names.Manager + ".DeleteOverlay", []any{"../sm", variants{}}, names.Error + "InvalidName"},
+		{names.Root, names.Manager + ".DeleteOverlay", []any{"sm", variants{"force": v(true)}}, names.Error + "InvalidArgument"},
+		{names.Root, names.Manager + ".DeleteOverlay", []any{"sm", variants{}}, names.Error + "InUse"},
+		{names.Root, names.Manager + ".GetOverlay", []any{"b"}, names.Error + "NoSuchOverlay"},
+		{names.Root, names.Manager + ".ListOverlays", []any{variants{"state": v("ready")}}, names.Error + "InvalidArgument"},
+		{"/me/left4/overlay/sm", names.Overlay + ".Update", []any{variants{"keep": v(uint32(101))}, variants{}}, names.Error + "InvalidArgument"},
+		{"/me/left4/overlay/sm", names.Overlay + ".Update", []any{"files", variants{}, variants{}}, "org.freedesktop.DBus.Error.InvalidArgs"},
+		{"/me/left4/overlay/sm", names.Overlay + ".Delete", []any{variants{}}, names.Error + "InUse"},
+		{"/me/left4/overlay/sm", names.Overlay + ".Build", []any{variants{}}, names.Error + "InvalidArgument"},
+		{"/me/left4/overlay/sm", names.Overlay + ".ListFiles", []any{"", variants{"revision": v(uint32(9))}}, names.Error + "InvalidArgument"},
+		{"/me/left4/overlay/sm", names.Overlay + ".ListFiles", []any{"none", variants{}}, names.Error + "InvalidArgument"},
+		{"/me/left4/overlay/sm", names.Overlay + ".ListFiles", []any{"", variants{"depth": v(uint32(9))}}, names.Error + "InvalidArgument"},
+		{"/me/left4/overlay/sm", names.Overlay + ".OpenFile", []any{"", variants{}}, names.Error + "InvalidArgument"},
+		{"/me/left4/overlay/sm", names.Overlay + ".OpenFile", []any{"/etc/shadow", variants{}}, names.Error + "InvalidArgument"},
+		{"/me/left4/overlay/sm", names.Overlay + ".OpenFile", []any{"../../left4.db", variants{}}, names.Error + "InvalidArgument"},
+		{"/me/left4/overlay/sm", names.Overlay + ".OpenFile", []any{"a", variants{"write": v(true)}}, names.Error + "InvalidArgument"},
+		{"/me/left4/overlay/sm", names.Overlay + ".OpenFile", []any{"a", variants{"revision": v(uint64(1))}}, names.Error + "InvalidArgument"},
+		{"/me/left4/overlay/b", names.Overlay + ".OpenFile", []any{"a", variants{}}, names.Error + "NoSuchOverlay"},
+
 		{names.Root, names.Manager + ".Explode", nil, "org.freedesktop.DBus.Error.UnknownMethod"},
 		{names.Root, "me.left4.Other.Explode", nil, "org.freedesktop.DBus.Error.UnknownInterface"},
 		{"/me/left4/instance/b", names.Instance + ".Start", []any{variants{}}, names.Error + "NoSuchInstance"},
@@ -343,6 +469,11 @@ func TestWhatIsRefused(t *testing.T) {
 	}
 	if rows := b.must(names.Root, names.Manager+".ListInstances", variants{})[0].([][]any); len(rows) != 1 {
 		t.Errorf("something was made: %v", rows)
+	}
+	for _, list := range []string{"ListOverlays", "ListBlueprints"} {
+		if rows := b.must(names.Root, names.Manager+"."+list, variants{})[0].([][]any); len(rows) != 1 {
+			t.Errorf("something was made: %v", rows)
+		}
 	}
 	if rows := b.must(names.Root, names.Manager+".ListJobs", variants{})[0].([][]any); len(rows) != 0 {
 		t.Errorf("something was begun: %v", rows)
@@ -510,13 +641,16 @@ func TestQuota(t *testing.T) {
 	if q.calls != 0 || q.bytes != 0 || len(q.callers) != 0 {
 		t.Errorf("left behind: %+v", q)
 	}
-	for range maxQuestions {
-		if !q.ask(5) {
-			t.Fatal("refused too early")
-		}
+	p := newPlaces(2)
+	if !p.take(5) || !p.take(5) {
+		t.Fatal("refused too early")
 	}
-	if q.ask(5) || !q.ask(6) {
-		t.Error("the questions of one user are not his own")
+	if p.take(5) || !p.take(6) {
+		t.Error("the places of one user are not his own")
+	}
+	p.give(5)
+	if !p.take(5) {
+		t.Error("a place that was given back is not free")
 	}
 }
 
@@ -544,7 +678,7 @@ func TestAuthorize(t *testing.T) {
 		{polkit.Answer(99), nil, names.ErrAccessDenied},
 	} {
 		answer, fail = want.answer, want.err
-		err := b.server.authorize(c, "me.left4.instance.start", "a")
+		err := b.server.authorize(c, "me.left4.instance.start", thing{instance, "a"})
 		if want.name == "" {
 			if err != nil {
 				t.Error(err)
@@ -558,23 +692,35 @@ func TestAuthorize(t *testing.T) {
 	}
 	c.uid = 0
 	fail = errors.New("root was asked about")
-	if err := b.server.authorize(c, "me.left4.instance.start", "a"); err != nil {
+	if err := b.server.authorize(c, "me.left4.instance.start", thing{instance, "a"}); err != nil {
 		t.Error(err)
 	}
 }
 
-// A yes for an instance must not serve for another that took its name while a person was asked.
-func TestAYesIsForTheInstanceThatWasAskedAbout(t *testing.T) {
+// A yes for a thing must not serve for another that took its name while a person was asked.
+func TestAYesIsForWhatWasAskedAbout(t *testing.T) {
 	b := startBus(t)
 	b.must(names.Root, names.Manager+".CreateInstance", "a", variants{}, variants{})
+	b.must(names.Root, names.Manager+".CreateOverlay", "a", "files", variants{}, variants{})
+	b.must(names.Root, names.Manager+".CreateBlueprint", "a", variants{}, variants{})
 	b.server.auth = answers(func(context.Context, polkit.Request) (polkit.Answer, error) {
 		b.must(names.Root, names.Manager+".DeleteInstance", "a", variants{})
-		b.next(func(s *dbus.Signal) bool { return s.Name == names.Manager+".JobRemoved" })
+		b.ended("delete")
 		b.must(names.Root, names.Manager+".CreateInstance", "a", variants{}, variants{})
+		b.must(names.Root, names.Manager+".DeleteOverlay", "a", variants{})
+		b.ended("delete-overlay")
+		b.must(names.Root, names.Manager+".CreateOverlay", "a", "files", variants{}, variants{})
+		b.must(names.Root, names.Manager+".DeleteBlueprint", "a", variants{})
+		b.must(names.Root, names.Manager+".CreateBlueprint", "a", variants{}, variants{})
 		return polkit.Yes, nil
 	})
 	c := &call{header: header{sender: ":1.5"}, ctx: context.Background(), uid: 4000}
-	wantError(t, b.server.authorize(c, "me.left4.instance.reset", "a"), names.Error+"Busy")
+	for _, about := range []thing{{instance, "a"}, {overlay, "a"}, {blueprint, "a"}} {
+		wantError(t, b.server.authorize(c, "me.left4.instance.reset", about), names.Error+"Busy")
+	}
+	if err := b.server.authorize(c, "me.left4.game.install", thing{}); err != nil {
+		t.Errorf("the game was never remade: %v", err)
+	}
 }
 
 func TestALostBusIsTold(t *testing.T) {
@@ -620,7 +766,7 @@ func (b *testBus) raw(messages ...[]byte) *conn {
 	}
 	c.mu.Lock()
 	for _, m := range messages {
-		c.push(m)
+		c.push(outgoing{raw: m})
 	}
 	c.mu.Unlock()
 	c.flush(ctx)

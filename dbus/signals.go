@@ -4,6 +4,7 @@ import (
 	"github.com/godbus/dbus/v5"
 
 	"left4.me/left4/daemon"
+	"left4.me/left4/daemon/store"
 	"left4.me/left4/dbus/names"
 )
 
@@ -78,8 +79,37 @@ func (s *Server) JobForgotten(j daemon.Job) {
 	s.removed(names.JobPath(j.ID), names.Job)
 }
 
+// BlueprintNew implements daemon.Events.
+func (s *Server) BlueprintNew(b daemon.Blueprint) {
+	s.added(names.BlueprintPath(b.Name), names.Blueprint, blueprintProperties(b))
+}
+
+// BlueprintChanged implements daemon.Events.
+func (s *Server) BlueprintChanged(old, new daemon.Blueprint) {
+	s.differ(names.BlueprintPath(new.Name), names.Blueprint, blueprintProperties(old), blueprintProperties(new))
+}
+
+// BlueprintRemoved implements daemon.Events.
+func (s *Server) BlueprintRemoved(b daemon.Blueprint) {
+	s.removed(names.BlueprintPath(b.Name), names.Blueprint)
+}
+
+// OverlayNew implements daemon.Events.
+func (s *Server) OverlayNew(o daemon.Overlay) {
+	s.added(names.OverlayPath(o.Name), names.Overlay, overlayProperties(o))
+}
+
+// OverlayChanged implements daemon.Events.
+func (s *Server) OverlayChanged(old, new daemon.Overlay) {
+	s.differ(names.OverlayPath(new.Name), names.Overlay, overlayProperties(old), overlayProperties(new))
+}
+
+// OverlayRemoved implements daemon.Events.
+func (s *Server) OverlayRemoved(o daemon.Overlay) {
+	s.removed(names.OverlayPath(o.Name), names.Overlay)
+}
+
 // GameChanged implements daemon.Events.
-func (s *Server) GameChanged(revision uint32) {
-	s.emit(names.Root, names.Properties, "PropertiesChanged", names.Manager,
-		map[string]dbus.Variant{"GameRevision": dbus.MakeVariant(revision)}, []string{})
+func (s *Server) GameChanged(current uint32, revisions []store.Revision) {
+	s.emit(names.Root, names.Properties, "PropertiesChanged", names.Manager, gameProperties(current, revisions), []string{})
 }

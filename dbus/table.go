@@ -24,7 +24,7 @@ type method struct {
 	in, out     string // signatures; the caller's must be in to the letter
 	action      string // polkit's, or open
 	call        func(*Server, *call) ([]any, error)
-	config      bool // takes a definition, the only large argument
+	config      bool // takes a definition or a list of paths, the only large arguments
 }
 
 // methods is the whole face. Nothing else can be called, and newFace refuses to start when it and the XML differ.
@@ -40,7 +40,21 @@ var methods = []method{
 	{names.Manager, "ConfigureInstance", "sa{sv}a{sv}", "", action + "instance.configure", (*Server).configureInstance, true},
 	{names.Manager, "GetInstance", "s", "o", open, (*Server).getInstance, false},
 	{names.Manager, "ListInstances", "a{sv}", "a(ssssssqo)", open, (*Server).listInstances, false},
+	{names.Manager, "GetSecret", "ss", "s", action + "instance.secret", (*Server).getSecret, false},
+	{names.Manager, "CreateBlueprint", "sa{sv}a{sv}", "o", action + "blueprint.edit", (*Server).createBlueprint, true},
+	{names.Manager, "UpdateBlueprint", "sa{sv}a{sv}", "o", action + "blueprint.edit", (*Server).updateBlueprint, true},
+	{names.Manager, "DeleteBlueprint", "sa{sv}", "", action + "blueprint.delete", (*Server).deleteBlueprint, false},
+	{names.Manager, "GetBlueprint", "s", "o", open, (*Server).getBlueprint, false},
+	{names.Manager, "ListBlueprints", "a{sv}", "a(so)", open, (*Server).listBlueprints, false},
+	{names.Manager, "CreateOverlay", "ssa{sv}a{sv}", "o", action + "overlay.edit", (*Server).createOverlay, true},
+	{names.Manager, "UpdateOverlay", "ssa{sv}a{sv}", "o", action + "overlay.edit", (*Server).updateOverlay, true},
+	{names.Manager, "ImportOverlay", "sha{sv}", "o", action + "overlay.edit", (*Server).importOverlay, true},
+	{names.Manager, "BuildOverlay", "sa{sv}", "o", action + "overlay.build", (*Server).overlayVerb, false},
+	{names.Manager, "DeleteOverlay", "sa{sv}", "o", action + "overlay.delete", (*Server).overlayVerb, false},
+	{names.Manager, "GetOverlay", "s", "o", open, (*Server).getOverlay, false},
+	{names.Manager, "ListOverlays", "a{sv}", "a(so)", open, (*Server).listOverlays, false},
 	{names.Manager, "ImportGame", "ha{sv}", "o", action + "game.install", (*Server).importGame, false},
+	{names.Manager, "SetGameRevision", "ua{sv}", "", action + "game.install", (*Server).setGameRevision, false},
 	{names.Manager, "GetJob", "u", "o", open, (*Server).getJob, false},
 	{names.Manager, "ListJobs", "a{sv}", "a(usssso)", open, (*Server).listJobs, false},
 	{names.Manager, "CancelJob", "ua{sv}", "", action + "job.cancel", (*Server).cancelJob, false},
@@ -55,6 +69,22 @@ var methods = []method{
 	{names.Instance, "Configure", "a{sv}a{sv}", "", action + "instance.configure", (*Server).configureInstance, true},
 	{names.Instance, "GetConfig", "", "a{sv}", action + "instance.inspect", (*Server).getConfig, false},
 	{names.Instance, "GetServerConfig", "", "s", action + "instance.inspect", (*Server).getServerConfig, false},
+	{names.Instance, "FindFile", "s", "a(ss)", action + "instance.inspect", (*Server).findFile, false},
+	{names.Instance, "ListChanges", "a{sv}", "a(sst)b", action + "instance.inspect", (*Server).listChanges, false},
+	{names.Instance, "ListConflicts", "a{sv}", "a(sas)b", action + "instance.inspect", (*Server).listConflicts, false},
+
+	{names.Blueprint, "Update", "a{sv}a{sv}", "", action + "blueprint.edit", (*Server).updateBlueprint, true},
+	{names.Blueprint, "Delete", "a{sv}", "", action + "blueprint.delete", (*Server).deleteBlueprint, false},
+	{names.Blueprint, "GetConfig", "", "a{sv}", action + "blueprint.inspect", (*Server).getBlueprintConfig, false},
+	{names.Blueprint, "ListConflicts", "a{sv}", "a(sas)b", action + "blueprint.inspect", (*Server).listConflicts, false},
+
+	{names.Overlay, "Update", "a{sv}a{sv}", "", action + "overlay.edit", (*Server).updateOverlay, true},
+	{names.Overlay, "Import", "ha{sv}", "o", action + "overlay.edit", (*Server).importOverlay, true},
+	{names.Overlay, "Build", "a{sv}", "o", action + "overlay.build", (*Server).overlayVerb, false},
+	{names.Overlay, "Delete", "a{sv}", "o", action + "overlay.delete", (*Server).overlayVerb, false},
+	{names.Overlay, "GetConfig", "", "a{sv}", action + "overlay.inspect", (*Server).getOverlayConfig, false},
+	{names.Overlay, "ListFiles", "sa{sv}", "a(sstt)b", action + "overlay.inspect", (*Server).listFiles, false},
+	{names.Overlay, "OpenFile", "sa{sv}", "h", action + "overlay.inspect", (*Server).openFile, false},
 
 	{names.Job, "Cancel", "a{sv}", "", action + "job.cancel", (*Server).cancelJob, false},
 

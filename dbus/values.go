@@ -43,6 +43,14 @@ func take[T any](d *dict, key, signature string) *T {
 	return &value
 }
 
+// value is that of a key which is not there, too.
+func value[T any](taken *T) (v T) {
+	if taken != nil {
+		v = *taken
+	}
+	return v
+}
+
 func (d *dict) fail(format string, args ...any) {
 	if d.err == nil {
 		d.err = &daemon.Error{Code: daemon.InvalidArgument, Message: fmt.Sprintf(format, args...)}
@@ -64,8 +72,26 @@ func (d *dict) end() error {
 
 // changes reads a config.
 func changes(v any) (daemon.Changes, error) {
+	c, err := readChanges(v)
+	if err != nil {
+		return c, err
+	}
+	return c, c.Check()
+}
+
+// blueprintChanges reads a config of a blueprint.
+func blueprintChanges(v any) (daemon.Changes, error) {
+	c, err := readChanges(v)
+	if err != nil {
+		return c, err
+	}
+	return c, c.CheckBlueprint()
+}
+
+func readChanges(v any) (daemon.Changes, error) {
 	d := newDict("config key", v)
 	c := daemon.Changes{
+		Blueprint: take[string](d, "blueprint", "s"),
 		Port:      take[uint16](d, "port", "q"),
 		Label:     take[string](d, "label", "s"),
 		Hostname:  take[string](d, "hostname", "s"),
@@ -93,10 +119,23 @@ func changes(v any) (daemon.Changes, error) {
 		}
 		c.Limits = &l
 	}
-	if err := d.end(); err != nil {
-		return c, err
+	return c, d.end()
+}
+
+// overlayChanges reads a config of an overlay.
+func overlayChanges(v any) (daemon.OverlayChanges, error) {
+	d := newDict("config key", v)
+	c := daemon.OverlayChanges{Keep: take[uint32](d, "keep", "u")}
+	return c, d.end()
+}
+
+// overlayConfig writes what overlayChanges reads.
+func overlayConfig(c store.OverlayConfig) map[string]dbus.Variant {
+	v := map[string]dbus.Variant{}
+	if c.Keep != nil {
+		v["keep"] = dbus.MakeVariant(*c.Keep)
 	}
-	return c, c.Check()
+	return v
 }
 
 func at[T any](row []any, i int) (value T, ok bool) {
@@ -146,9 +185,34 @@ func writeOverlays(overlays []store.OverlayRef) []pair {
 	return pairs
 }
 
+// revision is a (uttt).
+type revision struct {
+	ID                      uint32
+	Published, Files, Bytes uint64
+}
+
+func writeRevisions(all []store.Revision) []revision {
+	rows := make([]revision, len(all))
+	for i, r := range all {
+		rows[i] = revision{r.ID, uint64(r.Published), r.Files, r.Bytes}
+	}
+	return rows
+}
+
+// blueprintConfig writes what blueprintChanges reads.
+func blueprintConfig(b store.Blueprint) map[string]dbus.Variant {
+	return map[string]dbus.Variant{
+		"arguments": dbus.MakeVariant(b.Arguments.V),
+		"config":    dbus.MakeVariant(b.Config.V),
+		"overlays":  dbus.MakeVariant(writeOverlays(b.Overlays.V)),
+		"limits":    dbus.MakeVariant(writeLimits(b.Limits.V)),
+	}
+}
+
 // config writes what changes reads.
 func config(def store.Instance) map[string]dbus.Variant {
 	return map[string]dbus.Variant{
+		"blueprint": dbus.MakeVariant(def.Blueprint),
 		"port":      dbus.MakeVariant(def.Port),
 		"label":     dbus.MakeVariant(def.Label),
 		"hostname":  dbus.MakeVariant(def.Hostname),

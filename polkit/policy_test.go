@@ -24,8 +24,9 @@ func TestShippedActions(t *testing.T) {
 		"me.left4.instance.create", "me.left4.instance.initialize", "me.left4.instance.start", "me.left4.instance.stop",
 		"me.left4.instance.restart", "me.left4.instance.kill", "me.left4.instance.reset", "me.left4.instance.delete",
 		"me.left4.instance.configure", "me.left4.instance.inspect", "me.left4.instance.secret",
-		"me.left4.blueprint.edit", "me.left4.blueprint.delete",
-		"me.left4.overlay.edit", "me.left4.overlay.build", "me.left4.overlay.delete", "me.left4.overlay.script",
+		"me.left4.blueprint.edit", "me.left4.blueprint.delete", "me.left4.blueprint.inspect",
+		"me.left4.overlay.edit", "me.left4.overlay.build", "me.left4.overlay.delete", "me.left4.overlay.inspect",
+		"me.left4.overlay.script",
 		"me.left4.game.install", "me.left4.job.cancel",
 		"me.left4.administer",
 	}

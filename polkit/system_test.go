@@ -54,7 +54,7 @@ func TestSystem(t *testing.T) {
 		}
 	})
 	t.Run("operators may all but delete and script", func(t *testing.T) {
-		for _, action := range []string{"instance.create", "instance.start", "instance.reset", "instance.secret", "blueprint.edit", "overlay.build", "game.install", "job.cancel"} {
+		for _, action := range []string{"instance.create", "instance.start", "instance.reset", "instance.secret", "blueprint.edit", "blueprint.inspect", "overlay.build", "overlay.inspect", "game.install", "job.cancel"} {
 			check(t, op, action, theirs, Yes)
 		}
 		for _, action := range []string{"instance.delete", "blueprint.delete", "overlay.delete", "overlay.script", "administer"} {
@@ -62,7 +62,7 @@ func TestSystem(t *testing.T) {
 		}
 	})
 	t.Run("owners may all with what is theirs", func(t *testing.T) {
-		for _, action := range []string{"instance.start", "instance.delete", "instance.secret", "overlay.delete", "job.cancel"} {
+		for _, action := range []string{"instance.start", "instance.delete", "instance.secret", "blueprint.inspect", "overlay.delete", "overlay.inspect", "job.cancel"} {
 			check(t, alice, action, theirs, Yes)
 			check(t, alice, action, nobodys, Challenge)
 			check(t, alice, action, nil, Challenge)

@@ -39,7 +39,7 @@ func TestVictim(t *testing.T) {
 	if do == nil {
 		return // nobody who kills it has started it
 	}
-	l := Layout{os.Getenv(victimDir) + "/state", os.Getenv(victimDir) + "/run"}
+	l := Layout{State: os.Getenv(victimDir) + "/state", Run: os.Getenv(victimDir) + "/run"}
 	unix.Getsid(0)
 	must(t, do(Mounter{Layout: l, UID: os.Getuid(), GID: os.Getgid()}))
 }

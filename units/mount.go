@@ -1,6 +1,7 @@
 package units
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -80,19 +81,74 @@ func (l Layout) Mounted(name string) (digest string, mounted bool, err error) {
 	if mounted, err = overlayAt(path); err != nil || !mounted {
 		return "", false, err
 	}
+	text, err := l.readMounted(name)
+	digest, _, _ = strings.Cut(text, "\n")
+	return digest, true, err
+}
+
+// MountedLower tells from which layers an instance is mounted now, as in its plan then: relative to l.State, highest precedence first.
+// lower is nil while it is mounted when that is not known, as after a mount by an earlier version or by hand.
+func (l Layout) MountedLower(name string) (lower []string, mounted bool, err error) {
+	path, err := l.mergedPath(name)
+	if err != nil {
+		return nil, false, err
+	}
+	if mounted, err = overlayAt(path); err != nil || !mounted {
+		return nil, false, err
+	}
+	text, err := l.readMounted(name)
+	if err != nil {
+		return nil, true, err
+	}
+	if lower, err = parseMounted(text); err != nil {
+		return nil, true, fmt.Errorf("%q: %w", mountedDir+"/"+name, err)
+	}
+	return lower, true, nil
+}
+
+// mountedText is what the file of a mounted instance says: a line with the digest, and one per layer, quoted as in Go.
+func (p Plan) mountedText() []byte {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "%s\n", p.Digest)
+	for _, lower := range p.Lower {
+		fmt.Fprintf(&b, "%q\n", lower)
+	}
+	return b.Bytes()
+}
+
+// readMounted is "" where nothing is known.
+func (l Layout) readMounted(name string) (string, error) {
 	run, err := openAbs(l.Run)
 	if errors.Is(err, unix.ENOENT) {
-		return "", true, nil
+		return "", nil
 	}
 	if err != nil {
-		return "", true, err
+		return "", err
 	}
 	defer unix.Close(run)
-	text, err := ReadFileBeneath(run, mountedDir+"/"+name, 4096)
+	text, err := ReadFileBeneath(run, mountedDir+"/"+name, maxPlan)
 	if errors.Is(err, unix.ENOENT) {
-		return "", true, nil
+		return "", nil
 	}
-	return strings.TrimSuffix(string(text), "\n"), true, err
+	return string(text), err
+}
+
+// parseMounted are the layers in what mountedText wrote.
+func parseMounted(text string) (lower []string, err error) {
+	_, rest, _ := strings.Cut(text, "\n")
+	for line := range strings.Lines(rest) {
+		path, err := strconv.Unquote(strings.TrimSuffix(line, "\n"))
+		if err != nil {
+			return nil, fmt.Errorf("%q is no layer", line)
+		}
+		if err := checkLower(path); err != nil {
+			return nil, err
+		}
+		if lower = append(lower, path); len(lower) > maxLayers {
+			return nil, fmt.Errorf("more than %d layers", maxLayers)
+		}
+	}
+	return lower, nil
 }
 
 func overlayAt(path string) (bool, error) {
@@ -109,7 +165,7 @@ func overlayAt(path string) (bool, error) {
 	return true, nil
 }
 
-// makeMounted opens the directory that holds the digests.
+// makeMounted opens the directory that tells what instances are mounted from.
 func (l Layout) makeMounted() (int, error) {
 	run, err := openAbs(l.Run)
 	if err != nil {
@@ -173,6 +229,14 @@ func (m Mounter) mount(name string) error {
 	if mounted, err := overlayAt(path); err != nil || mounted {
 		return err
 	}
+	digests, err := fds.keep(m.Layout.makeMounted())
+	if err != nil {
+		return err
+	}
+	// From the plan to the mount no revision that the plan names may go: see FreezeMounts.
+	if err := flock(digests, unix.LOCK_SH); err != nil {
+		return err
+	}
 
 	if err := m.idle(name); err != nil {
 		return err
@@ -199,18 +263,14 @@ func (m Mounter) mount(name string) error {
 		return err
 	}
 
-	// A digest of an earlier mount must not be taken for this one's when we are killed before ours is written.
-	digests, err := fds.keep(m.Layout.makeMounted())
-	if err != nil {
-		return err
-	}
+	// What is told of an earlier mount must not be taken for this one's when we are killed before ours is written.
 	if err := RemoveTree(digests, name); err != nil {
 		return err
 	}
 	if err := m.attach(layers{name, plan.Lower, state, lowers, upper, work, merged}); err != nil {
 		return err
 	}
-	if _, err := WriteFileAtomic(digests, name, []byte(plan.Digest+"\n"), 0o644, -1, -1); err != nil {
+	if _, err := WriteFileAtomic(digests, name, plan.mountedText(), 0o644, -1, -1); err != nil {
 		return errors.Join(err, unix.Unmount(path, unix.UMOUNT_NOFOLLOW))
 	}
 	return nil
@@ -256,13 +316,7 @@ func ensureDir(parent int, name string, mode uint32, uid, gid int) (int, error) 
 
 // lock waits until no other left4-overlay works on the instance. It is the work directory that is locked, because only root can
 // open it; the lock ends with the descriptor.
-func lock(work int) error {
-	for {
-		if err := unix.Flock(work, unix.LOCK_EX); err != unix.EINTR {
-			return err
-		}
-	}
-}
+func lock(work int) error { return flock(work, unix.LOCK_EX) }
 
 // layers is what goes into one mount.
 type layers struct {

@@ -6,14 +6,18 @@ import (
 	"strconv"
 )
 
-// ownerName is the user, and the group, that own all files of layers and run servers and workers.
-const ownerName = "left4"
+// DefaultUser owns all files of layers and runs servers and workers.
+const DefaultUser = "left4"
 
 // Owner is the uid and gid of the user that owns the files of layers and runs servers and workers.
 func (l Layout) Owner() (uid, gid int, err error) {
-	u, err := user.Lookup(ownerName)
+	name := l.User
+	if name == "" {
+		name = DefaultUser
+	}
+	u, err := user.Lookup(name)
 	if err != nil {
-		return 0, 0, fmt.Errorf("cannot find the user %s: %w", ownerName, err)
+		return 0, 0, fmt.Errorf("cannot find the user %s: %w", name, err)
 	}
 	if uid, err = strconv.Atoi(u.Uid); err == nil {
 		gid, err = strconv.Atoi(u.Gid)

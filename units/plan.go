@@ -19,6 +19,7 @@ import (
 type Layout struct {
 	State string // /var/lib/left4
 	Run   string // /run/left4
+	User  string // owns the layers and runs servers and workers; "" = DefaultUser
 }
 
 // Plan is what one instance is mounted from.

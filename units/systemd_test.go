@@ -605,15 +605,15 @@ func TestWorkerSendsItsDescriptorWithTheCallOnly(t *testing.T) {
 		}
 		return fds, buf[:n]
 	}
-	fd := 0
+	two := []int{0, 1}
 	sender := &fdSender{UnixConn: conn.(*net.UnixConn)}
-	sender.fd.Store(&fd)
+	sender.fds.Store(&two)
 	for _, c := range []struct {
 		message []byte
 		fds     int
 	}{
 		{[]byte{'l', byte(dbus.TypeError), 1}, 0}, // the refusal of somebody's call
-		{[]byte{'l', byte(dbus.TypeMethodCall), 2}, 1},
+		{[]byte{'l', byte(dbus.TypeMethodCall), 2}, 2},
 		{[]byte{'l', byte(dbus.TypeMethodCall), 3}, 0},
 	} {
 		if n, err := sender.Write(c.message); n != len(c.message) || err != nil {

@@ -66,7 +66,7 @@ func (s *Systemd) startWorker(ctx context.Context, w Worker) error {
 	}
 	job := s.expect(w.Unit)
 	var path dbus.ObjectPath
-	if err := s.callWithFD(ctx, w.Stdin, &path, "StartTransientUnit", w.Unit, "fail", w.properties(), []auxUnit{}); err != nil {
+	if err := s.callWithFDs(ctx, []int{w.Stdin}, &path, "StartTransientUnit", w.Unit, "fail", w.properties(), []auxUnit{}); err != nil {
 		s.forget(job)
 		return busError(err)
 	}
@@ -126,10 +126,21 @@ func (w Worker) properties() []property {
 	// What it unpacks is never run. A mount made for the unit, as the one for Dir, has to be named besides "/".
 	set("NoExecPaths", []string{"/", w.Dir})
 	set("ExecPaths", []string{"/usr", "-/lib", "-/lib64", filepath.Dir(w.Command[0])})
+	set("PrivateUsers", true)
+	list = append(list, confined()...)
+	set("SystemCallFilter", allowList{true, []string{"@system-service"}})
+	set("SystemCallFilter", allowList{false, []string{"@privileged"}})
+	set("SystemCallErrorNumber", int32(unix.EPERM))
+	return list
+}
+
+// confined is what no helper of left4d ever needs.
+func confined() []property {
+	var list []property
+	set := func(name string, value any) { list = append(list, property{name, dbus.MakeVariant(value)}) }
 	set("PrivateDevices", true)
 	set("PrivateNetwork", true)
 	set("PrivateIPC", true)
-	set("PrivateUsers", true)
 	set("ProtectProc", "invisible")
 	set("ProcSubset", "pid")
 	set("ProtectClock", true)
@@ -146,9 +157,6 @@ func (w Worker) properties() []property {
 	set("RestrictRealtime", true)
 	set("RestrictSUIDSGID", true)
 	set("SystemCallArchitectures", []string{"native"})
-	set("SystemCallFilter", allowList{true, []string{"@system-service"}})
-	set("SystemCallFilter", allowList{false, []string{"@privileged"}})
-	set("SystemCallErrorNumber", int32(unix.EPERM))
 	return list
 }
 
@@ -171,9 +179,9 @@ type (
 	}
 )
 
-// callWithFD calls a method of systemd's Manager that takes one descriptor, as UnixFDIndex(0), over a connection of
+// callWithFDs calls a method of systemd's Manager that takes descriptors, as UnixFDIndex(0) and so on, over a connection of
 // its own. The long-lived one has nothing to do with descriptors: any local user could leave some in it.
-func (s *Systemd) callWithFD(ctx context.Context, fd int, result any, method string, args ...any) error {
+func (s *Systemd) callWithFDs(ctx context.Context, fds []int, result any, method string, args ...any) error {
 	socket, err := dialBus(ctx)
 	if err != nil {
 		return err
@@ -192,7 +200,7 @@ func (s *Systemd) callWithFD(ctx context.Context, fd int, result any, method str
 		err = conn.Hello()
 	}
 	if err == nil {
-		sender.fd.Store(&fd)
+		sender.fds.Store(&fds)
 		reply := conn.SendWithContext(ctx, &dbus.Message{
 			Type: dbus.TypeMethodCall,
 			Headers: map[dbus.HeaderField]dbus.Variant{
@@ -201,7 +209,7 @@ func (s *Systemd) callWithFD(ctx context.Context, fd int, result any, method str
 				dbus.FieldInterface:   dbus.MakeVariant(managerIface),
 				dbus.FieldMember:      dbus.MakeVariant(method),
 				dbus.FieldSignature:   dbus.MakeVariant(dbus.SignatureOf(args...)),
-				dbus.FieldUnixFDs:     dbus.MakeVariant(uint32(1)),
+				dbus.FieldUnixFDs:     dbus.MakeVariant(uint32(len(fds))),
 			},
 			Body: args,
 		}, nil)
@@ -221,11 +229,11 @@ type ignoreSignals struct{}
 
 func (ignoreSignals) DeliverSignal(string, string, *dbus.Signal) {}
 
-// fdSender negotiates fd passing and adds a descriptor to one method call, but receives none: godbus takes it for a
+// fdSender negotiates fd passing and adds descriptors to one method call, but receives none: godbus takes it for a
 // plain stream, so it reads with read(2), and the kernel drops what others attach.
 type fdSender struct {
 	*net.UnixConn
-	fd atomic.Pointer[int]
+	fds atomic.Pointer[[]int]
 }
 
 func (c *fdSender) Write(b []byte) (int, error) {
@@ -236,8 +244,8 @@ func (c *fdSender) Write(b []byte) (int, error) {
 	}
 	// godbus writes a message at once. It may answer calls of others meanwhile; those are no method calls.
 	if len(b) > 1 && dbus.Type(b[1]) == dbus.TypeMethodCall {
-		if fd := c.fd.Swap(nil); fd != nil {
-			n, _, err := c.WriteMsgUnix(b, unix.UnixRights(*fd), nil)
+		if fds := c.fds.Swap(nil); fds != nil {
+			n, _, err := c.WriteMsgUnix(b, unix.UnixRights(*fds...), nil)
 			if err == nil && n < len(b) {
 				var rest int
 				rest, err = c.UnixConn.Write(b[n:])

@@ -8,6 +8,7 @@ import (
 	"io"
 	"maps"
 	"os"
+	"path"
 	"slices"
 	"strings"
 	"sync"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/godbus/dbus/v5"
 
+	"left4.me/left4/client"
 	"left4.me/left4/dbus/names"
 )
 
@@ -36,6 +38,27 @@ type Daemon struct {
 	calls     []string
 	imported  []string
 	runs      sync.WaitGroup
+
+	overlays    map[string]*overlay
+	lastOverlay uint32
+	blueprints  map[string]map[string]dbus.Variant
+	game        game
+	answers     map[string]answer
+	more        bool // lists say that they left some out
+}
+
+// game is what is installed.
+type game struct {
+	current   uint32
+	revisions []revisionRow
+}
+
+// answer is what the fake says of one instance, because it has no layers to look at.
+type answer struct {
+	serverConfig string
+	secret       string
+	found        []client.Found
+	changes      []client.Change
 }
 
 // Instance is an instance of the fake; its properties are served as they are.
@@ -64,7 +87,8 @@ type job struct {
 	properties map[string]any
 	plan       Plan
 	stream     *os.File
-	read       bool // by a client
+	effect     func(files map[string]file) (cause string) // what it does when it comes to its end
+	read       bool                                       // by a client
 	running    bool
 	held       bool
 	released   bool
@@ -79,6 +103,11 @@ func StartDaemon(t testing.TB, bus *Bus) *Daemon {
 		jobs:      map[uint32]*job{},
 		plans:     map[string]Plan{},
 		failures:  map[string]*dbus.Error{},
+
+		overlays:   map[string]*overlay{},
+		blueprints: map[string]map[string]dbus.Variant{},
+		game:       game{7, []revisionRow{{7, 1700000000000000, 3, 4096}}},
+		answers:    map[string]answer{},
 	}
 	d.cond = sync.NewCond(&d.mu)
 	d.Start()
@@ -99,7 +128,10 @@ func (d *Daemon) Start() {
 	if err != nil {
 		d.t.Fatal(err)
 	}
-	for iface, object := range map[string]any{names.Manager: (*manager)(d), names.Properties: (*props)(d), names.Instance: (*instanceFace)(d)} {
+	for iface, object := range map[string]any{
+		names.Manager: (*manager)(d), names.Properties: (*props)(d), names.ObjectManager: (*objects)(d),
+		names.Instance: (*instanceFace)(d), names.Overlay: (*overlayFace)(d), names.Blueprint: (*blueprintFace)(d),
+	} {
 		if err := conn.ExportSubtree(object, names.Root, iface); err != nil {
 			d.t.Fatal(err)
 		}
@@ -142,7 +174,7 @@ func (d *Daemon) AddInstance(name string, port uint16, properties map[string]any
 
 func (d *Daemon) addInstance(name string, port uint16, properties map[string]any) {
 	p := map[string]any{
-		"Name": name, "Label": "", "Blueprint": "", "Overlays": []struct{ Name, Alias string }{}, "Port": port,
+		"Name": name, "Label": "", "Blueprint": "", "Overlays": []client.Overlay{}, "Port": port,
 		"Unit": "left4-server@" + name + ".service", "Owner": uint32(0), "State": "stopped", "DesiredState": "stopped",
 		"Drifted": false, "PendingRestart": false, "Cause": "", "MainPID": uint32(0), "StateSince": uint64(0),
 		"Restarts": uint32(0), "Limits": map[string]dbus.Variant{},
@@ -156,6 +188,49 @@ func (d *Daemon) SetConfig(name string, config map[string]dbus.Variant) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.instances[name].Config = config
+}
+
+// SetServerConfig is what GetServerConfig answers.
+func (d *Daemon) SetServerConfig(name, text string) {
+	d.answer(name, func(a *answer) { a.serverConfig = text })
+}
+
+// SetSecret is the password that GetSecret answers with.
+func (d *Daemon) SetSecret(name, value string) {
+	d.answer(name, func(a *answer) { a.secret = value })
+}
+
+// SetFound is what FindFile answers, whatever the path.
+func (d *Daemon) SetFound(name string, found []client.Found) {
+	d.answer(name, func(a *answer) { a.found = found })
+}
+
+// SetChanges is what ListChanges answers.
+func (d *Daemon) SetChanges(name string, changes []client.Change) {
+	d.answer(name, func(a *answer) { a.changes = changes })
+}
+
+func (d *Daemon) answer(name string, set func(*answer)) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	a := d.answers[name]
+	set(&a)
+	d.answers[name] = a
+}
+
+// SetMore makes all lists that can be cut say that they are.
+func (d *Daemon) SetMore(more bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.more = more
+}
+
+// AddGameRevision adds a revision of the game and makes it the current one.
+func (d *Daemon) AddGameRevision(id uint32) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.game.current = id
+	d.game.revisions = append(d.game.revisions, revisionRow{id, 1700000000000000 + uint64(id)*60e6, 3, 4096})
 }
 
 // SetLimits sets the limits of an instance, in its definition and as a property.
@@ -283,8 +358,9 @@ func (d *Daemon) run(id uint32) {
 		return
 	}
 	j.running = true
+	var files map[string]file
 	if j.stream != nil {
-		d.readStream(j.stream)
+		files = d.readStream(j.stream)
 	}
 	if j.properties["State"] == "queued" {
 		d.change(id, map[string]any{"State": "running", "Started": uint64(1700000001000000)})
@@ -300,11 +376,17 @@ func (d *Daemon) run(id uint32) {
 	if d.jobs[id] != j || j.properties["Finished"] != uint64(0) {
 		return
 	}
-	result := j.plan.Result
+	result, cause := j.plan.Result, j.plan.Cause
 	if result == "" {
 		result = "done"
+		if j.effect != nil {
+			cause = j.effect(files)
+		}
+		if cause != "" {
+			result = "failed"
+		}
 	}
-	d.end(id, result, j.plan.Cause)
+	d.end(id, result, cause)
 	if j.plan.Forget {
 		delete(d.jobs, id)
 	}
@@ -318,9 +400,10 @@ func (d *Daemon) end(id uint32, result, cause string) {
 	d.emit(names.Root, names.Manager+".JobRemoved", id, names.JobPath(id), p["Kind"], p["Target"], result)
 }
 
-func (d *Daemon) readStream(f *os.File) {
+func (d *Daemon) readStream(f *os.File) map[string]file {
 	d.mu.Unlock()
 	var list []string
+	files := map[string]file{}
 	in := tar.NewReader(f)
 	for {
 		h, err := in.Next()
@@ -336,11 +419,20 @@ func (d *Daemon) readStream(f *os.File) {
 			break
 		}
 		list = append(list, strings.TrimSpace(fmt.Sprintf("%c %04o %s %s%s", h.Typeflag, h.Mode, h.Name, h.Linkname, data)))
+		switch h.Typeflag {
+		case tar.TypeDir:
+			files[path.Clean(h.Name)] = file{kind: "directory", mode: h.Mode}
+		case tar.TypeSymlink:
+			files[path.Clean(h.Name)] = file{"link", h.Mode, []byte(h.Linkname)}
+		default:
+			files[path.Clean(h.Name)] = file{"file", h.Mode, data}
+		}
 	}
 	io.Copy(io.Discard, f)
 	f.Close()
 	d.mu.Lock()
 	d.imported = list
+	return files
 }
 
 func variants(m map[string]any) map[string]dbus.Variant {
@@ -414,7 +506,14 @@ func (m *manager) CreateInstance(msg dbus.Message, name string, config, o option
 	if v, ok := config["port"]; ok {
 		port = v.Value().(uint16)
 	}
+	if d.instances[name] != nil {
+		return "", dbus.NewError(names.Error+"InstanceExists", []any{"there is an instance " + name + " already"})
+	}
+	if err := d.check(config); err != nil {
+		return "", err
+	}
 	d.addInstance(name, port, nil)
+	d.define(d.instances[name], config)
 	return names.InstancePath(name), nil
 }
 
@@ -428,22 +527,45 @@ func (m *manager) ConfigureInstance(msg dbus.Message, name string, changes, o op
 	if d.instances[name] == nil {
 		return noSuchInstance(name)
 	}
+	if err := d.check(changes); err != nil {
+		return err
+	}
+	if v, ok := o["new_rcon_password"]; ok && v.Value().(bool) {
+		a := d.answers[name]
+		a.secret += "-new"
+		d.answers[name] = a
+	}
+	d.define(d.instances[name], changes)
 	return nil
 }
 
-// lifecycle begins a job and answers with it.
-func (m *manager) lifecycle(msg dbus.Message, kind, name string, stream *os.File) (dbus.ObjectPath, *dbus.Error) {
+// lifecycle is a verb on an instance, which ends in a job.
+func (m *manager) lifecycle(msg dbus.Message, kind, name string) (dbus.ObjectPath, *dbus.Error) {
+	d := m.daemon()
+	d.mu.Lock()
+	unknown := kind != "initialize" && kind != "delete" && d.instances[name] == nil
+	d.mu.Unlock()
+	if unknown {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if err := d.called(msg); err != nil {
+			return "", err
+		}
+		return "", noSuchInstance(name)
+	}
+	return m.begin(msg, kind, name, nil, nil)
+}
+
+// begin begins a job and answers with it.
+func (m *manager) begin(msg dbus.Message, kind, name string, stream *os.File, effect func(map[string]file) string) (dbus.ObjectPath, *dbus.Error) {
 	d := m.daemon()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if err := d.called(msg); err != nil {
 		return "", err
 	}
-	if stream == nil && kind != "initialize" && kind != "delete" && d.instances[name] == nil {
-		return "", noSuchInstance(name)
-	}
 	id := d.newJob(kind, name)
-	d.jobs[id].stream = stream
+	d.jobs[id].stream, d.jobs[id].effect = stream, effect
 	d.emit(names.Root, names.Manager+".JobNew", id, names.JobPath(id), kind, name)
 	if d.jobs[id].plan.Early {
 		d.run(id)
@@ -452,35 +574,66 @@ func (m *manager) lifecycle(msg dbus.Message, kind, name string, stream *os.File
 }
 
 func (m *manager) InitializeInstance(msg dbus.Message, name string, config, o options) (dbus.ObjectPath, *dbus.Error) {
-	return m.lifecycle(msg, "initialize", name, nil)
+	return m.lifecycle(msg, "initialize", name)
 }
 
 func (m *manager) StartInstance(msg dbus.Message, name string, o options) (dbus.ObjectPath, *dbus.Error) {
-	return m.lifecycle(msg, "start", name, nil)
+	return m.lifecycle(msg, "start", name)
 }
 
 func (m *manager) StopInstance(msg dbus.Message, name string, o options) (dbus.ObjectPath, *dbus.Error) {
-	return m.lifecycle(msg, "stop", name, nil)
+	return m.lifecycle(msg, "stop", name)
 }
 
 func (m *manager) RestartInstance(msg dbus.Message, name string, o options) (dbus.ObjectPath, *dbus.Error) {
-	return m.lifecycle(msg, "restart", name, nil)
+	return m.lifecycle(msg, "restart", name)
 }
 
 func (m *manager) KillInstance(msg dbus.Message, name string, o options) (dbus.ObjectPath, *dbus.Error) {
-	return m.lifecycle(msg, "kill", name, nil)
+	return m.lifecycle(msg, "kill", name)
 }
 
 func (m *manager) ResetInstance(msg dbus.Message, name string, o options) (dbus.ObjectPath, *dbus.Error) {
-	return m.lifecycle(msg, "reset", name, nil)
+	return m.lifecycle(msg, "reset", name)
 }
 
 func (m *manager) DeleteInstance(msg dbus.Message, name string, o options) (dbus.ObjectPath, *dbus.Error) {
-	return m.lifecycle(msg, "delete", name, nil)
+	return m.lifecycle(msg, "delete", name)
 }
 
 func (m *manager) ImportGame(msg dbus.Message, stream dbus.UnixFD, o options) (dbus.ObjectPath, *dbus.Error) {
-	return m.lifecycle(msg, "import-game", "game", os.NewFile(uintptr(stream), "stream"))
+	return m.begin(msg, "import-game", "game", os.NewFile(uintptr(stream), "stream"), nil)
+}
+
+func (m *manager) SetGameRevision(msg dbus.Message, revision uint32, o options) *dbus.Error {
+	d := m.daemon()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err := d.called(msg); err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(d.game.revisions, func(r revisionRow) bool { return r.ID == revision }) {
+		return invalid("the game has no revision %d", revision)
+	}
+	d.game.current = revision
+	return nil
+}
+
+// GetSecret is a reading method, but one that polkit is asked about.
+func (m *manager) GetSecret(msg dbus.Message, name, key string) (string, *dbus.Error) {
+	d := m.daemon()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err := d.called(msg); err != nil {
+		return "", err
+	}
+	if d.instances[name] == nil {
+		return "", noSuchInstance(name)
+	}
+	if key != "rcon_password" {
+		return "", invalid("there is no secret %q", key)
+	}
+	return d.answers[name].secret, nil
 }
 
 func (m *manager) GetInstance(name string) (dbus.ObjectPath, *dbus.Error) {
@@ -562,15 +715,72 @@ func (m *manager) CancelJob(msg dbus.Message, id uint32, o options) *dbus.Error 
 // instanceFace is me.left4.Instance.
 type instanceFace Daemon
 
+func (i *instanceFace) name(msg dbus.Message) string {
+	name, _ := names.InstanceName(msg.Headers[dbus.FieldPath].Value().(dbus.ObjectPath))
+	return name
+}
+
 func (i *instanceFace) GetConfig(msg dbus.Message) (map[string]dbus.Variant, *dbus.Error) {
-	d := (*Daemon)(i)
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if err := d.failures["GetConfig"]; err != nil {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if err := i.failures["GetConfig"]; err != nil {
 		return nil, err
 	}
-	name, _ := names.InstanceName(msg.Headers[dbus.FieldPath].Value().(dbus.ObjectPath))
-	return d.instances[name].Config, nil
+	return i.instances[i.name(msg)].Config, nil
+}
+
+func (i *instanceFace) GetServerConfig(msg dbus.Message) (string, *dbus.Error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.answers[i.name(msg)].serverConfig, i.failures["GetServerConfig"]
+}
+
+func (i *instanceFace) FindFile(msg dbus.Message, path string) ([]client.Found, *dbus.Error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	found := i.answers[i.name(msg)].found
+	if found == nil {
+		found = []client.Found{}
+	}
+	return found, i.failures["FindFile"]
+}
+
+func (i *instanceFace) ListChanges(msg dbus.Message, o options) ([]client.Change, bool, *dbus.Error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	changes := i.answers[i.name(msg)].changes
+	if changes == nil {
+		changes = []client.Change{}
+	}
+	return changes, i.more, i.failures["ListChanges"]
+}
+
+func (i *instanceFace) ListConflicts(msg dbus.Message, o options) ([]client.Conflict, bool, *dbus.Error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	d := (*Daemon)(i)
+	layers, _ := d.instanceProperties(i.name(msg))["Overlays"].([]client.Overlay)
+	return d.conflicts(layers), i.more, i.failures["ListConflicts"]
+}
+
+// objects is org.freedesktop.DBus.ObjectManager. Jobs are left out: it is not for them that clients ask.
+type objects Daemon
+
+func (o *objects) GetManagedObjects() (map[dbus.ObjectPath]map[string]map[string]dbus.Variant, *dbus.Error) {
+	d := (*Daemon)(o)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	all := map[dbus.ObjectPath]map[string]map[string]dbus.Variant{}
+	for name := range d.instances {
+		all[names.InstancePath(name)] = map[string]map[string]dbus.Variant{names.Instance: variants(d.instanceProperties(name))}
+	}
+	for name := range d.blueprints {
+		all[names.BlueprintPath(name)] = map[string]map[string]dbus.Variant{names.Blueprint: variants(d.blueprintProperties(name))}
+	}
+	for name, one := range d.overlays {
+		all[names.OverlayPath(name)] = map[string]map[string]dbus.Variant{names.Overlay: variants(one.properties(name))}
+	}
+	return all, d.failures["GetManagedObjects"]
 }
 
 // props is org.freedesktop.DBus.Properties of every object.
@@ -598,10 +808,16 @@ func (p *props) GetAll(msg dbus.Message, iface string) (map[string]dbus.Variant,
 		return values, nil
 	}
 	if name, ok := names.InstanceName(path); ok && iface == names.Instance && d.instances[name] != nil {
-		return variants(d.instances[name].Properties), nil
+		return variants(d.instanceProperties(name)), nil
+	}
+	if name, ok := names.BlueprintName(path); ok && iface == names.Blueprint && d.blueprints[name] != nil {
+		return variants(d.blueprintProperties(name)), nil
+	}
+	if name, ok := names.OverlayName(path); ok && iface == names.Overlay && d.overlays[name] != nil {
+		return variants(d.overlays[name].properties(name)), nil
 	}
 	if path == names.Root && iface == names.Manager {
-		return variants(map[string]any{"Version": "1.2.3", "GameRevision": uint32(7)}), nil
+		return variants(map[string]any{"Version": "1.2.3", "GameRevision": d.game.current, "GameRevisions": d.game.revisions}), nil
 	}
 	return nil, dbus.NewError("org.freedesktop.DBus.Error.UnknownObject", []any{"there is no " + string(path)})
 }

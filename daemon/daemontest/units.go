@@ -24,6 +24,10 @@ type Units struct {
 	Hold    map[string]chan struct{} // by "verb unit"
 	Changed func(unit string)        // told as systemd's signals would
 	OnFail  func(unit string)        // a start failed
+	// Work does what a worker would and returns how it ended; nil leaves it running.
+	Work func(units.Worker) units.State
+	// Findings are the answer to every inspection.
+	Findings units.Findings
 }
 
 // Set changes the state of a unit and tells it.
@@ -121,7 +125,20 @@ func (f *Units) SetLimits(ctx context.Context, unit string, l units.Limits) erro
 }
 
 func (f *Units) StartWorker(ctx context.Context, w units.Worker) error {
-	return f.call(ctx, "worker", w.Unit)
+	if err := f.call(ctx, "worker", w.Unit); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	f.states[w.Unit] = units.State{Loaded: true, Active: "active", Sub: "running"}
+	f.mu.Unlock()
+	if f.Work != nil {
+		f.Set(w.Unit, f.Work(w))
+	}
+	return nil
+}
+
+func (f *Units) Inspect(ctx context.Context, _ string, q units.Inspection) (units.Findings, error) {
+	return f.Findings, f.call(ctx, "inspect", q.Instance)
 }
 
 func (f *Units) Count(prefix string) (n int) {

@@ -2,6 +2,7 @@ package store
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/jmoiron/sqlx"
 
@@ -18,6 +19,7 @@ type Instance struct {
 	Hostname     string             `db:"hostname"`
 	Restart      string             `db:"restart"`
 	RconPassword string             `db:"rcon_password"`
+	Blueprint    string             `db:"blueprint"` // "" = none
 	Arguments    JSON[[]string]     `db:"arguments"`
 	Config       JSON[[]string]     `db:"config"`
 	Overlays     JSON[[]OverlayRef] `db:"overlays"`
@@ -28,12 +30,12 @@ type Instance struct {
 // own name, anything else under that name.
 type OverlayRef struct{ Overlay, Alias string }
 
-const instanceColumns = "name, port, owner, created, label, hostname, restart, rcon_password, arguments, config, overlays, limits"
+const instanceColumns = "name, port, owner, created, label, hostname, restart, rcon_password, arguments, config, overlays, limits, blueprint"
 
 // Instances returns all definitions by name.
 func (s *Store) Instances() ([]Instance, error) {
 	var all []Instance
-	err := s.db.Select(&all, "SELECT "+instanceColumns+" FROM instance ORDER BY name")
+	err := s.db.Select(&all, "SELECT "+strings.Replace(instanceColumns, "blueprint", "coalesce(blueprint, '') AS blueprint", 1)+" FROM instance ORDER BY name")
 	return all, err
 }
 
@@ -60,7 +62,7 @@ func (s *Store) CreateInstance(in *Instance, free Ports) error {
 			return err
 		}
 		_, err := tx.NamedExec("INSERT INTO instance ("+instanceColumns+`) VALUES (:name, :port, :owner, :created, :label,
-			:hostname, :restart, :rcon_password, :arguments, :config, :overlays, :limits)`, created)
+			:hostname, :restart, :rcon_password, :arguments, :config, :overlays, :limits, nullif(:blueprint, ''))`, created)
 		return err
 	})
 	if err != nil {
@@ -80,7 +82,7 @@ func (s *Store) UpdateInstance(in *Instance, free Ports) error {
 		}
 		return one(tx.NamedExec(`UPDATE instance SET port = :port, label = :label, hostname = :hostname,
 			restart = :restart, rcon_password = :rcon_password, arguments = :arguments, config = :config,
-			overlays = :overlays, limits = :limits WHERE name = :name`, updated))
+			overlays = :overlays, limits = :limits, blueprint = nullif(:blueprint, '') WHERE name = :name`, updated))
 	})
 	if err != nil {
 		return taken(err)

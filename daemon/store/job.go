@@ -16,7 +16,7 @@ type Job struct {
 	ID        uint32        `db:"id"`
 	Kind      string        `db:"kind"`
 	Target    string        `db:"target"`
-	Instance  int64         `db:"instance"` // Created of the instance that it is about; 0 = there was none
+	Instance  int64         `db:"instance"` // Created of the instance, or id of the overlay, that it is about; 0 = there was none
 	State     string        `db:"state"`
 	Requester uint32        `db:"requester"`
 	Status    string        `db:"status"`
@@ -26,15 +26,24 @@ type Job struct {
 	Created   int64         `db:"created"`
 	Started   int64         `db:"started"`
 	Finished  int64         `db:"finished"`
+
+	Parameters JSON[Parameters] `db:"parameters"`
 }
 
-const jobColumns = "id, kind, target, instance, state, requester, status, cause, timeout, created, started, finished"
+// Parameters is what a job was asked for beyond its kind and target: here that of an import of an overlay.
+type Parameters struct {
+	Merge  bool     `json:",omitempty"` // the archive is put over what the overlay holds
+	Remove []string `json:",omitempty"` // what of it goes before that
+	Base   uint32   `json:",omitempty"` // the revision that it must hold, 0 = any
+}
+
+const jobColumns = "id, kind, target, instance, state, requester, status, cause, timeout, created, started, finished, parameters"
 
 // PutJob stores a job under its id, whether or not it was stored before.
 func (s *Store) PutJob(j Job) error {
 	j.TimeoutUS = j.Timeout.Microseconds()
 	_, err := s.db.NamedExec(`INSERT INTO job (`+jobColumns+`)
-		VALUES (:id, :kind, :target, :instance, :state, :requester, :status, :cause, :timeout, :created, :started, :finished)
+		VALUES (:id, :kind, :target, :instance, :state, :requester, :status, :cause, :timeout, :created, :started, :finished, :parameters)
 		ON CONFLICT (id) DO UPDATE SET state = excluded.state, status = excluded.status, cause = excluded.cause,
 		started = excluded.started, finished = excluded.finished`, j)
 	return err

@@ -4,11 +4,14 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/jmoiron/sqlx"
 )
 
 func open(t *testing.T, path string) *Store {
@@ -182,33 +185,147 @@ func TestJobs(t *testing.T) {
 	}
 }
 
-func TestGameRevisions(t *testing.T) {
+func TestRevisions(t *testing.T) {
 	s := open(t, filepath.Join(t.TempDir(), "left4.db"))
-	if id, err := s.CurrentGame(); id != 0 || err != nil {
-		t.Errorf("%d, %v", id, err)
+	for _, overlay := range []uint32{Game, 3} {
+		one, _ := s.AddRevision(overlay, 7, 1)
+		if err := s.DropRevision(overlay, one, 2); err != nil || one != 1 {
+			t.Fatal(one, err)
+		}
+		two, _ := s.AddRevision(overlay, 8, 1)
+		if two != 2 {
+			t.Errorf("after 1, which was dropped, came %d", two)
+		}
+		if err := s.SetCurrent(overlay, two); !errors.Is(err, ErrNotFound) {
+			t.Errorf("what is not published became current: %v", err)
+		}
+		for _, id := range []uint32{two, 3} {
+			if id == 3 {
+				s.AddRevision(overlay, 9, 1)
+			}
+			if err := s.PublishRevision(Revision{Overlay: overlay, ID: id, Published: 9, Files: 4, Bytes: 5}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := s.DropRevision(overlay, 3, 2); !errors.Is(err, ErrNotFound) {
+			t.Errorf("the current revision was dropped: %v", err)
+		}
+		if err := s.SetCurrent(overlay, two); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.DropRevision(overlay, 3, 2); err != nil {
+			t.Fatal(err)
+		}
+		if four, _ := s.AddRevision(overlay, 9, 1); four != 4 {
+			t.Errorf("after 3, which was removed, came %d", four)
+		}
 	}
-	one, _ := s.AddGameRevision(7, 1)
-	if err := s.DropGameRevision(one); err != nil {
+	all, err := s.Revisions()
+	if err != nil || len(all) != 4 {
+		t.Fatal(all, err)
+	}
+	if r := all[0]; r != (Revision{Overlay: Game, ID: 2, Job: 8, Created: 1, Published: 9, Files: 4, Bytes: 5, Current: true}) {
+		t.Errorf("%+v", r)
+	}
+	if err := s.DeleteOverlay(3); err != nil {
 		t.Fatal(err)
 	}
-	two, _ := s.AddGameRevision(8, 1)
-	if two == one {
-		t.Error("a number was given out again")
+	if all, _ := s.Revisions(); len(all) != 2 {
+		t.Errorf("an overlay is gone, its revisions are there: %v", all)
 	}
-	if err := s.PublishGameRevision(two, 9); err != nil {
+}
+
+func TestOverlaysAndBlueprints(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "left4.db"))
+	keep := uint32(3)
+	a := Overlay{Name: "a", Type: "files", Owner: 1000, Created: 1, Config: JSON[OverlayConfig]{OverlayConfig{&keep}}}
+	if err := s.CreateOverlay(&a); err != nil || a.ID != 1 {
+		t.Fatal(a, err)
+	}
+	second := a
+	if err := s.CreateOverlay(&second); !errors.Is(err, ErrNameTaken) {
+		t.Errorf("%v", err)
+	}
+	if err := s.DeleteOverlay(a.ID); err != nil {
 		t.Fatal(err)
 	}
-	three, _ := s.AddGameRevision(9, 1)
-	if err := s.PublishGameRevision(three, 9); err != nil {
+	if err := s.UpdateOverlay(a); !errors.Is(err, ErrNotFound) {
+		t.Errorf("%v", err)
+	}
+	if err := s.CreateOverlay(&second); err != nil || second.ID != 2 {
+		t.Errorf("an id was given out again: %d, %v", second.ID, err)
+	}
+	if all, err := s.Overlays(); err != nil || !reflect.DeepEqual(all, []Overlay{second}) {
+		t.Errorf("%+v, %v", all, err)
+	}
+
+	b := Blueprint{Name: "b", Owner: 1000, Created: 1}
+	b.Arguments.V, b.Config.V, b.Overlays.V = []string{"+map"}, []string{}, []OverlayRef{{"a", "*"}}
+	if err := s.CreateBlueprint(b); err != nil {
 		t.Fatal(err)
 	}
-	if id, err := s.CurrentGame(); id != three || err != nil {
-		t.Errorf("%d, %v", id, err)
+	if err := s.CreateBlueprint(b); !errors.Is(err, ErrNameTaken) {
+		t.Errorf("%v", err)
 	}
-	if err := s.DropGameRevision(two); err != nil {
+	b.Config.V = []string{"sv_cheats 0"}
+	if err := s.UpdateBlueprint(b); err != nil {
 		t.Fatal(err)
 	}
-	if all, _ := s.GameRevisions(); len(all) != 2 {
-		t.Errorf("a published revision was dropped: %v", all)
+	if all, err := s.Blueprints(); err != nil || !reflect.DeepEqual(all, []Blueprint{b}) {
+		t.Errorf("%+v, %v", all, err)
+	}
+	in := definition("one", 27015)
+	in.Blueprint = "c"
+	if err := s.CreateInstance(in, Ports{27015, 27016}); err == nil {
+		t.Error("an instance follows a blueprint that is not there")
+	}
+	in.Blueprint = "b"
+	if err := s.CreateInstance(in, Ports{27015, 27016}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.DeleteBlueprint("b"); err == nil {
+		t.Error("a blueprint is gone that an instance follows")
+	}
+	if all, err := s.Instances(); err != nil || len(all) != 1 || all[0].Blueprint != "b" {
+		t.Errorf("%+v, %v", all, err)
+	}
+	in.Blueprint = ""
+	if err := s.UpdateInstance(in, Ports{27015, 27016}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.DeleteBlueprint("b"); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestTheFirstSchemaIsMigrated(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "left4.db")
+	first, err := schema.ReadFile("schema/0001.sql")
+	if err != nil {
+		t.Fatal(err)
+	}
+	db, err := sqlx.Open("sqlite3", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	db.MustExec(string(first))
+	db.MustExec("PRAGMA user_version = 1")
+	db.MustExec("INSERT INTO game_revision (job, created, published, current) VALUES (1, 1, 2, 0), (2, 3, 4, 1), (3, 5, 0, 0)")
+	db.MustExec("DELETE FROM game_revision WHERE id = 3")
+	db.MustExec(`INSERT INTO instance VALUES ('a', 27015, 0, 1, '', '', 'always', 'x', '[]', '[]', '[]', '{}')`)
+	db.Close()
+	if err := os.Chmod(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := open(t, path)
+	all, err := s.Revisions()
+	if err != nil || len(all) != 2 || all[0].Current || !all[1].Current || all[1].ID != 2 || all[1].Published != 4 {
+		t.Errorf("%+v, %v", all, err)
+	}
+	if id, err := s.AddRevision(Game, 9, 9); id != 4 || err != nil {
+		t.Errorf("the number of an import that failed was given out again: %d, %v", id, err)
+	}
+	if in, err := s.Instances(); err != nil || len(in) != 1 || in[0].Blueprint != "" {
+		t.Errorf("%+v, %v", in, err)
 	}
 }

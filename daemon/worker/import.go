@@ -35,6 +35,7 @@ const (
 // extended attributes and the times of directories are not taken over.
 type importer struct {
 	game bool  // it must be a game
+	part bool  // it is put over other files, and may be empty
 	size int64 // of the stream in bytes, -1 = not known
 	note func(text string)
 	max  int64 // bytes of one file, 0 = maxFile
@@ -121,7 +122,7 @@ func (im *importer) entries() error {
 		h, err := r.Next()
 		if err == io.EOF {
 			// The end is two blocks of zeros, not the end of the stream: that is where one was cut off between two entries.
-			if first {
+			if first && !im.part {
 				return errors.New("the archive is empty")
 			}
 			if im.archive.ended {

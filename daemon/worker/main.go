@@ -41,7 +41,7 @@ func run(args []string, getenv func(string) string, stdin io.Reader, stderr io.W
 	}
 	// Nobody may listen: by hand there is no service manager.
 	note := func(text string) { _, _ = daemon.SdNotify(false, "STATUS="+text) }
-	im := importer{game: getenv("LEFT4_KIND") == "game", size: size, note: note}
+	im := importer{game: getenv("LEFT4_KIND") == "game", part: getenv("LEFT4_KIND") == "part", size: size, note: note}
 	if err := im.run(stdin); err != nil {
 		reason := strings.ReplaceAll(err.Error(), "\n", "; ")
 		fmt.Fprintf(stderr, "left4-worker: cannot import: %s\n", reason)

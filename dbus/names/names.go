@@ -11,14 +11,18 @@ import (
 
 // The service, its objects and its interfaces. They are version 1 of the face: never renamed, only added to.
 const (
-	Service   = "me.left4"
-	Root      = dbus.ObjectPath("/me/left4")
-	Manager   = "me.left4.Manager"
-	Instance  = "me.left4.Instance"
-	Job       = "me.left4.Job"
-	Error     = "me.left4.Error." // prefix of left4's own error names
-	instances = "/me/left4/instance/"
-	jobs      = "/me/left4/job/"
+	Service    = "me.left4"
+	Root       = dbus.ObjectPath("/me/left4")
+	Manager    = "me.left4.Manager"
+	Instance   = "me.left4.Instance"
+	Blueprint  = "me.left4.Blueprint"
+	Overlay    = "me.left4.Overlay"
+	Job        = "me.left4.Job"
+	Error      = "me.left4.Error." // prefix of left4's own error names
+	instances  = "/me/left4/instance/"
+	blueprints = "/me/left4/blueprint/"
+	overlays   = "/me/left4/overlay/"
+	jobs       = "/me/left4/job/"
 )
 
 // Names of interfaces and errors that the D-Bus specification gives.
@@ -39,8 +43,26 @@ func InstancePath(name string) dbus.ObjectPath {
 }
 
 // InstanceName is the name behind an instance's object; ok is false for any other path.
-func InstanceName(path dbus.ObjectPath) (name string, ok bool) {
-	label, ok := strings.CutPrefix(string(path), instances)
+func InstanceName(path dbus.ObjectPath) (name string, ok bool) { return labelled(path, instances) }
+
+// BlueprintPath is the object of a blueprint.
+func BlueprintPath(name string) dbus.ObjectPath {
+	return dbus.ObjectPath(blueprints + EscapeLabel(name))
+}
+
+// BlueprintName is the name behind a blueprint's object; ok is false for any other path.
+func BlueprintName(path dbus.ObjectPath) (name string, ok bool) { return labelled(path, blueprints) }
+
+// OverlayPath is the object of an overlay.
+func OverlayPath(name string) dbus.ObjectPath {
+	return dbus.ObjectPath(overlays + EscapeLabel(name))
+}
+
+// OverlayName is the name behind an overlay's object; ok is false for any other path.
+func OverlayName(path dbus.ObjectPath) (name string, ok bool) { return labelled(path, overlays) }
+
+func labelled(path dbus.ObjectPath, below string) (name string, ok bool) {
+	label, ok := strings.CutPrefix(string(path), below)
 	if !ok {
 		return "", false
 	}

@@ -38,6 +38,17 @@ func TestAnObjectHasOnePath(t *testing.T) {
 			t.Errorf("JobID(%q) = %d, want a refusal", path, id)
 		}
 	}
+	if name, ok := OverlayName(OverlayPath("versus-1")); !ok || name != "versus-1" {
+		t.Errorf("OverlayName(OverlayPath(versus-1)) = %q, %v", name, ok)
+	}
+	if name, ok := BlueprintName(BlueprintPath("1st")); !ok || name != "1st" {
+		t.Errorf("BlueprintName(BlueprintPath(1st)) = %q, %v", name, ok)
+	}
+	for _, path := range []dbus.ObjectPath{OverlayPath("a"), BlueprintPath("a"), JobPath(1)} {
+		if name, ok := InstanceName(path); ok {
+			t.Errorf("InstanceName(%s) = %q, want a refusal", path, name)
+		}
+	}
 	if id, ok := JobID(JobPath(4294967295)); !ok || id != 4294967295 {
 		t.Errorf("JobID(JobPath(max)) = %d, %v", id, ok)
 	}

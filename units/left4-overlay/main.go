@@ -1,5 +1,6 @@
 // Command left4-overlay mounts and unmounts the overlays that game servers run from. The units left4-overlay@.service and
-// left4-server@.service run it; it takes nothing but an instance's name and reads all else from what left4d rendered.
+// left4-server@.service run it; it takes nothing but an instance's name and reads all else from what left4d rendered. left4d itself has it
+// inspect layers, in a unit that may only read.
 //
 // What it did goes to stderr, errors also to the service manager as the unit's status. It exits with 0 when done (also when there
 // was nothing to do), 1 on failure, 2 when used wrongly, and check-port with 98 when the port is taken.
@@ -24,11 +25,13 @@ import (
 const usage = `usage: left4-overlay mount NAME
        left4-overlay umount NAME
        left4-overlay plan NAME
+       left4-overlay inspect < QUESTION
        left4-overlay check-port PORT [ADDRESS]
 
 mount       stage the rendered files of instance NAME and mount its layers
 umount      unmount them, after the server's end if that is near; an error while a process uses them
 plan        print what mount would do, and do nothing
+inspect     answer a question of left4d about the layers of an instance, as JSON
 check-port  exit with 98 if a program has PORT by UDP or TCP on ADDRESS (all of IPv4)
 `
 
@@ -77,6 +80,14 @@ func command(args []string, layout units.Layout, stdout, stderr io.Writer) error
 	switch verb {
 	case "check-port":
 		return checkPort(args)
+	case "inspect":
+		if len(args) != 0 {
+			return usageError("inspect takes no arguments")
+		}
+		if err := layout.AnswerInspection(context.Background(), os.Stdin, stdout); err != nil {
+			return fmt.Errorf("cannot inspect: %w", err)
+		}
+		return nil
 	case "mount", "umount", "plan":
 	default:
 		return usageError(fmt.Sprintf("unknown command %q", verb))

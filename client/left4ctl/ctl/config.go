@@ -14,8 +14,8 @@ import (
 	"left4.me/left4/client"
 )
 
-// What defines an instance can be written in three ways, which this table and the limits below keep the same: as flags
-// of create and configure, as KEY=VALUE of configure, and as a spec file (spec.go).
+// What defines an instance or a blueprint can be written in three ways, which this table and the limits below keep the
+// same: as flags of create and configure, as KEY=VALUE of configure, and as a spec file (spec.go).
 
 // key is one key of a definition.
 type key struct {
@@ -23,11 +23,16 @@ type key struct {
 	flag  string
 	value string // what the flag takes, for help
 	usage string
+	both  bool // blueprints have it too
 	list  bool // each time it is given adds an element; an empty text makes the list empty
 	set   func(*client.Config, string) error
 }
 
 var keys = []key{
+	{
+		name: "blueprint", flag: "blueprint", value: "NAME", usage: "the blueprint that it follows, none if NAME is empty",
+		set: func(c *client.Config, text string) error { c.Blueprint = &text; return nil },
+	},
 	{
 		name: "port", flag: "port", value: "PORT", usage: "game port, 0 for the next free one",
 		set: func(c *client.Config, text string) error {
@@ -49,30 +54,27 @@ var keys = []key{
 		set: func(c *client.Config, text string) error { c.Hostname = &text; return nil },
 	},
 	{
-		name: "arguments", flag: "arg", value: "ARGUMENT", usage: "one launch argument (repeat it for more)", list: true,
+		name: "arguments", both: true, flag: "arg", value: "ARGUMENT", usage: "one launch argument (repeat it for more)", list: true,
 		set: func(c *client.Config, text string) error { c.Arguments = add(c.Arguments, text); return nil },
 	},
 	{
-		name: "config", flag: "config-line", value: "LINE", usage: "one line of server.cfg (repeat it for more)", list: true,
+		name: "config", both: true, flag: "config-line", value: "LINE", usage: "one line of server.cfg (repeat it for more)", list: true,
 		set: func(c *client.Config, text string) error { c.Lines = add(c.Lines, text); return nil },
 	},
 	{
-		name: "overlays", flag: "overlay", value: "NAME[:ALIAS]", list: true,
+		name: "overlays", both: true, flag: "overlay", value: "NAME[:ALIAS]", list: true,
 		usage: "one overlay, the first wins (repeat it for more); its server.cfg is run\n" +
-			"if it has an ALIAS, * for its own name; a NAME with a colon needs one behind",
+			"if it has an ALIAS, * for one that is made up",
 		set: func(c *client.Config, text string) error {
 			if text == "" {
 				c.Overlays = []client.Overlay{}
 				return nil
 			}
-			o := client.Overlay{Name: text}
-			if i := strings.LastIndexByte(text, ':'); i >= 0 {
-				o = client.Overlay{Name: text[:i], Alias: text[i+1:]}
-			}
-			if o.Name == "" {
+			name, alias, _ := strings.Cut(text, ":")
+			if name == "" {
 				return fmt.Errorf("%q names no overlay", text)
 			}
-			c.Overlays = append(c.Overlays, o)
+			c.Overlays = append(c.Overlays, client.Overlay{Name: name, Alias: alias})
 			return nil
 		},
 	},
@@ -157,6 +159,12 @@ type settings struct {
 	limits      []func(*client.Limits) error // the changes of limits
 	limited     map[string]bool
 	given       map[string]bool // the keys that take one value, and have it
+	ofBlueprint bool            // there are only the keys that a blueprint has
+}
+
+// keys are those that can be set.
+func (s *settings) keys() []key {
+	return slices.DeleteFunc(slices.Clone(keys), func(k key) bool { return s.ofBlueprint && !k.both })
 }
 
 // assign reads one KEY=VALUE argument: a key of the definition, or a limit by its own name.
@@ -166,7 +174,7 @@ func (s *settings) assign(text string) error {
 		return usagef("%q is no KEY=VALUE", text)
 	}
 	var all []string
-	for _, k := range keys {
+	for _, k := range s.keys() {
 		if k.name == name {
 			return s.set(k, value)
 		}
@@ -264,8 +272,18 @@ func (f settingFlag) String() string        { return "" }
 func (f settingFlag) Type() string          { return f.value }
 func (f settingFlag) Set(text string) error { return f.set(text) }
 
+func configureFlags(v *invocation, fs *pflag.FlagSet) {
+	settingFlags(v, fs)
+	fs.BoolVar(&v.newPassword, "new-rcon-password", false, "make a new rcon_password")
+}
+
+func blueprintFlags(v *invocation, fs *pflag.FlagSet) {
+	v.settings.ofBlueprint = true
+	settingFlags(v, fs)
+}
+
 func settingFlags(v *invocation, fs *pflag.FlagSet) {
-	for _, k := range keys {
+	for _, k := range v.settings.keys() {
 		fs.Var(settingFlag{k.value, func(text string) error { return v.settings.set(k, text) }}, k.flag, k.usage)
 		if k.list {
 			fs.SetAnnotation(k.flag, repeatable, []string{"true"})

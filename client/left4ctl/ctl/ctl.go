@@ -5,7 +5,8 @@
 //   - Standard output carries what was asked for and nothing else: tables, status, JSON, a job's path, help. Steps,
 //     counts of nothing, errors and hints go to standard error. "Nothing found" is no error.
 //   - An error is one line "left4ctl: cannot …", then "left4ctl: hint: …" lines wherever there is a next step.
-//   - Exit status: 0 done, 1 failed, 2 not understood; status NAME also 3 (stopped or failed) and 4 (no such instance).
+//   - Exit status: 0 done, 1 failed (which: nothing there), 2 not understood; status NAME also 3 (stopped or failed) and 4
+//     (no such instance).
 //   - Whatever was written by others (names, labels, causes, steps) passes clean before it is printed: a server's name
 //     must not be able to steer a terminal. JSON is printed in the same spirit.
 //   - The fields of --json are a promise: they keep name, type and meaning, and new ones may come.
@@ -47,7 +48,7 @@ type command struct {
 	help    string // whole sentences
 	min     int    // how many arguments it needs
 	max     int    // and takes, -1 is any number
-	changes bool   // it changes something, so polkit may have to ask
+	changes bool   // polkit may have to ask somebody, as it may about all that changes something and some that looks closer
 	flags   func(*invocation, *pflag.FlagSet)
 	run     func(*invocation) error
 }
@@ -58,6 +59,7 @@ type invocation struct {
 	version  string
 	command  *command
 	args     []string
+	flags    *pflag.FlagSet
 	stdin    io.Reader
 	stdout   *output
 	stderr   *output
@@ -74,6 +76,13 @@ type invocation struct {
 	file          string
 	timeout       timeout
 	settings      settings
+	newPassword   bool
+	dryRun        bool
+	keep          uint32
+	merge         bool
+	recursive     bool
+	revision      uint32
+	instance      string
 
 	c     *client.Client
 	agent *agent
@@ -184,7 +193,7 @@ func (v *invocation) parse(args []string) error {
 	if err := v.readFlags(fs, rest); err != nil {
 		return err
 	}
-	v.args = fs.Args()
+	v.args, v.flags = fs.Args(), fs
 	if help, _ := fs.GetBool("help"); help {
 		v.args, v.command = strings.Fields(v.command.name), find("help")
 		return nil

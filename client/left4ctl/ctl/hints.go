@@ -3,6 +3,7 @@ package ctl
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"left4.me/left4/client"
@@ -55,6 +56,18 @@ func (v *invocation) hints(err error, name string) {
 		} else {
 			v.hint("left4ctl list shows all instances, left4ctl create " + name + " makes one")
 		}
+	case errors.Is(err, client.ErrNoSuchOverlay):
+		v.hint(v.overlayHint())
+	case errors.Is(err, client.ErrNoSuchBlueprint):
+		v.hint(v.blueprintHint())
+	case errors.Is(err, client.ErrOverlayExists):
+		v.hint("left4ctl overlay import " + name + " DIR gives it new files")
+	case errors.Is(err, client.ErrBlueprintExists):
+		v.hint("left4ctl blueprint configure " + name + " changes it")
+	case errors.Is(err, client.ErrInUse) && v.ofGroup("blueprint"):
+		v.hint("left4ctl configure INSTANCE blueprint= takes an instance off it")
+	case errors.Is(err, client.ErrInUse):
+		v.hint("give what uses it another list of overlays first, with left4ctl configure or left4ctl blueprint configure")
 	case errors.Is(err, client.ErrInstanceExists):
 		v.hint("left4ctl configure " + name + " changes it")
 	case errors.Is(err, client.ErrPortInUse):
@@ -68,6 +81,67 @@ func (v *invocation) hints(err error, name string) {
 	case errors.Is(err, client.ErrBusy), errors.Is(err, client.ErrQuotaExceeded):
 		v.hint("left4ctl job list shows what is going on")
 	}
+}
+
+// ofGroup tells that the verb is one of a group, as "overlay".
+func (v *invocation) ofGroup(group string) bool { return strings.HasPrefix(v.command.name, group+" ") }
+
+// overlayHint is what to do where an overlay is not there: the one that a verb is about, or one of those given to it.
+func (v *invocation) overlayHint() string {
+	var wanted []string
+	for _, o := range v.settings.config.Overlays {
+		wanted = append(wanted, o.Name)
+	}
+	if v.ofGroup("overlay") {
+		wanted = v.args[:1]
+	}
+	list, err := v.c.ListOverlays(v.ctx)
+	if err != nil {
+		return "left4ctl overlay list shows all overlays"
+	}
+	var all []string
+	for _, o := range list {
+		all = append(all, o.Name)
+	}
+	return absent("overlay", wanted, all)
+}
+
+// blueprintHint is the same for blueprints.
+func (v *invocation) blueprintHint() string {
+	var wanted []string
+	switch {
+	case v.ofGroup("blueprint"), v.command.name == "conflicts":
+		wanted = v.args[:1]
+	case v.settings.config.Blueprint != nil:
+		wanted = []string{*v.settings.config.Blueprint}
+	}
+	list, err := v.c.ListBlueprints(v.ctx)
+	if err != nil {
+		return "left4ctl blueprint list shows all blueprints"
+	}
+	var all []string
+	for _, b := range list {
+		all = append(all, b.Name)
+	}
+	return absent("blueprint", wanted, all)
+}
+
+// absent is the hint for the first of the wanted names that is not there.
+func absent(noun string, wanted, all []string) string {
+	show := fmt.Sprintf("left4ctl %s list shows all %ss", noun, noun)
+	for _, name := range wanted {
+		if slices.Contains(all, name) {
+			continue
+		}
+		if near := nearest(name, all); near != "" {
+			return "did you mean " + near + "?"
+		}
+		if validName.MatchString(name) {
+			return fmt.Sprintf("%s, left4ctl %s create %s makes one", show, noun, name)
+		}
+		break
+	}
+	return show
 }
 
 // nearInstance is the instance whose name was probably meant.

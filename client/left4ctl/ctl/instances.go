@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"os/user"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -99,7 +100,7 @@ func runConfigure(v *invocation) error {
 	if err != nil {
 		return err
 	}
-	if changes.Empty() {
+	if changes.Empty() && !v.newPassword {
 		return usagef("configure needs something to change")
 	}
 	c, err := v.connect()
@@ -118,7 +119,7 @@ func runConfigure(v *invocation) error {
 			return err
 		}
 	}
-	if err := c.ConfigureInstance(v.ctx, name, changes); err != nil {
+	if err := c.ConfigureInstance(v.ctx, name, changes, client.ConfigureOptions{NewRconPassword: v.newPassword}); err != nil {
 		return v.failed("configure", name, err)
 	}
 	v.say("%s: configured", name)
@@ -198,11 +199,20 @@ func runList(v *invocation) error {
 		}
 		return printJSON(v.stdout, all)
 	}
+	headings := []string{"NAME", "STATE", "DESIRED", "PORT", "LABEL", "CAUSE"}
+	bound := slices.ContainsFunc(list, func(i client.InstanceSummary) bool { return i.Blueprint != "" })
+	if bound {
+		headings = slices.Insert(headings, 4, "BLUEPRINT")
+	}
 	var rows [][]string
 	for _, i := range list {
-		rows = append(rows, []string{i.Name, i.State, i.DesiredState, strconv.Itoa(int(i.Port)), i.Label, i.Cause})
+		row := []string{i.Name, i.State, i.DesiredState, strconv.Itoa(int(i.Port)), i.Label, i.Cause}
+		if bound {
+			row = slices.Insert(row, 4, i.Blueprint)
+		}
+		rows = append(rows, row)
 	}
-	v.table([]string{"NAME", "STATE", "DESIRED", "PORT", "LABEL", "CAUSE"}, rows, "instance")
+	v.table(headings, rows, "instance")
 	return nil
 }
 
@@ -232,6 +242,9 @@ func runStatus(v *invocation) error {
 		} else {
 			v.hint("it should be stopped: left4ctl stop " + name + " (left4ctl start " + name + " if it should not)")
 		}
+	}
+	if i.PendingRestart && !v.json && !v.quiet {
+		v.hint("its definition, an overlay or the game has changed since it was started: left4ctl restart " + name)
 	}
 	if i.State == "stopped" || i.State == "failed" {
 		return exitCode(exitStopped)
@@ -269,18 +282,7 @@ func (v *invocation) showInstance(i client.Instance) error {
 		desired += " (drifted)"
 	}
 	if i.PendingRestart {
-		desired += " (changed since it was started: restart pending)"
-	}
-	var overlays, limits []string
-	for _, o := range i.Overlays {
-		text := o.Name
-		if o.Alias != "" {
-			text += ":" + o.Alias
-		}
-		overlays = append(overlays, text)
-	}
-	for n := range names {
-		limits = append(limits, names[n]+"="+values[n])
+		desired += " (restart pending)"
 	}
 	pid := ""
 	if i.MainPID != 0 {
@@ -291,14 +293,40 @@ func (v *invocation) showInstance(i client.Instance) error {
 		{"Desired", desired},
 		{"Cause", i.Cause},
 		{"Port", strconv.Itoa(int(i.Port))},
-		{"Overlays", strings.Join(overlays, ", ")},
-		{"Limits", strings.Join(limits, ", ")},
+		{"Blueprint", i.Blueprint},
+		{"Overlays", shownOverlays(i.Overlays)},
+		{"Limits", assigned(names, values)},
 		{"Main PID", pid},
 		{"Restarts", strconv.FormatUint(uint64(i.Restarts), 10)},
 		{"Owner", userName(i.Owner)},
 		{"Unit", i.Unit},
 	})
 	return nil
+}
+
+// shownOverlays are overlays as --overlay takes them.
+func shownOverlays(list []client.Overlay) string {
+	var all []string
+	for _, o := range list {
+		all = append(all, shownOverlay(o))
+	}
+	return strings.Join(all, ", ")
+}
+
+func shownOverlay(o client.Overlay) string {
+	if o.Alias == "" {
+		return o.Name
+	}
+	return o.Name + ":" + o.Alias
+}
+
+// assigned are limits as --limit takes them.
+func assigned(names, values []string) string {
+	var all []string
+	for n := range names {
+		all = append(all, names[n]+"="+values[n])
+	}
+	return strings.Join(all, ", ")
 }
 
 func (v *invocation) serviceStatus(c *client.Client) error {

@@ -14,7 +14,7 @@ import (
 	"left4.me/left4/client"
 )
 
-const importHint = "left4ctl game import DIR installs the game from a directory, a .tar, .tar.gz or .tar.zst"
+const importHint = "left4ctl game import DIR installs the game from a directory, a .tar, .tar.gz, .tar.zst or .zip"
 
 func (v *invocation) jobOptions() client.JobOptions {
 	return client.JobOptions{Timeout: time.Duration(v.timeout)}
@@ -63,14 +63,21 @@ func (v *invocation) wait(verb, name string, job *client.Job, live bool) error {
 	steps := steps{v: v, name: name}
 	info, err := job.Wait(v.ctx, steps.show)
 	steps.finish()
+	switch {
+	case err != nil:
+		return v.unfinished(verb, name, job, live, err)
+	case info.State == client.JobSkipped:
+		v.say("%s: nothing to do", name)
+	default:
+		v.say("%s: %s", name, done[verb])
+	}
+	return nil
+}
+
+// unfinished tells why a job did not end well, or why nobody waits for its end any more.
+func (v *invocation) unfinished(verb, name string, job *client.Job, live bool, err error) error {
 	var failed *client.JobError
 	switch {
-	case err == nil && info.State == client.JobSkipped:
-		v.say("%s: nothing to do", name)
-		return nil
-	case err == nil:
-		v.say("%s: %s", name, done[verb])
-		return nil
 	case errors.As(err, &failed):
 		v.complain(cannot(verb, name, err))
 		v.failureHint(verb, name)
@@ -82,7 +89,7 @@ func (v *invocation) wait(verb, name string, job *client.Job, live bool) error {
 	default:
 		v.complain(fmt.Sprintf("cannot follow job %d (%s %s): %v", job.ID, verb, name, err))
 		if errors.Is(err, client.ErrNoSuchJob) {
-			v.hint("left4d was restarted and does not know the job any more: left4ctl status " + name)
+			v.hint("left4d was restarted and does not know the job any more: " + v.look(name))
 		} else {
 			v.hints(err, "")
 		}
@@ -90,10 +97,21 @@ func (v *invocation) wait(verb, name string, job *client.Job, live bool) error {
 	return exitCode(exitFailure)
 }
 
+// look is the command that shows what a verb is about.
+func (v *invocation) look(name string) string {
+	switch group, _, _ := strings.Cut(v.command.name, " "); group {
+	case "overlay":
+		return "left4ctl overlay show " + name
+	case "game":
+		return "left4ctl game revisions"
+	}
+	return "left4ctl status " + name
+}
+
 // done is what has happened when a job of a verb has ended well.
 var done = map[string]string{
 	"initialize": "initialized", "start": "started", "stop": "stopped", "restart": "restarted", "kill": "killed",
-	"reset": "reset", "delete": "deleted", "import": "imported",
+	"reset": "reset", "delete": "deleted", "import": "imported", "build": "built",
 }
 
 // failureHint tells what to do about a job that failed.
@@ -122,13 +140,13 @@ func (s *steps) show(i client.JobInfo) {
 	if s.v.quiet || i.Status == "" || i.Ended() {
 		return
 	}
-	if s.v.terminal && i.Kind == "import-game" {
+	if s.v.terminal && long(i.Kind) {
 		s.draw(i)
 		return
 	}
 	// An import counts files twice a second: a new line is worth a tenth of the way, or another kind of step.
 	key := i.Status
-	if i.Kind == "import-game" {
+	if long(i.Kind) {
 		key = fmt.Sprint(int(i.Progress*10), strings.Map(dropDigits, i.Status))
 	}
 	if key == s.last {
@@ -136,6 +154,11 @@ func (s *steps) show(i client.JobInfo) {
 	}
 	s.last = key
 	s.v.say("%s: %s", s.name, withPercent(i))
+}
+
+// long tells the jobs that count what they have done.
+func long(kind string) bool {
+	return strings.HasPrefix(kind, "import-") || strings.HasPrefix(kind, "build-")
 }
 
 func dropDigits(r rune) rune {
@@ -146,7 +169,7 @@ func dropDigits(r rune) rune {
 }
 
 func withPercent(i client.JobInfo) string {
-	if i.Kind != "import-game" || i.Progress < 0 {
+	if !long(i.Kind) || i.Progress < 0 {
 		return i.Status
 	}
 	return fmt.Sprintf("%3.0f%% %s", i.Progress*100, i.Status)
@@ -180,6 +203,13 @@ func (s *steps) finish() {
 
 func runImport(v *invocation) error {
 	path := v.args[0]
+	return v.importFrom(path, path, func(c *client.Client, s *client.Source) (*client.Job, error) {
+		return c.ImportGame(v.ctx, s.File, s.Size, v.jobOptions())
+	})
+}
+
+// importFrom imports what is under a path; name is what it is told about, the path or what it is imported into.
+func (v *invocation) importFrom(name, path string, ask func(*client.Client, *client.Source) (*client.Job, error)) error {
 	source, err := client.OpenSource(path)
 	if err != nil {
 		return fmt.Errorf("cannot import %s: %w", path, err)
@@ -189,11 +219,11 @@ func runImport(v *invocation) error {
 	if err != nil {
 		return err
 	}
-	job, err := c.ImportGame(v.ctx, source.File, source.Size, v.jobOptions())
+	job, err := ask(c, source)
 	// Only when nobody else holds the reading end does the packing notice that the other side has gone.
 	source.File.Close()
 	if err != nil {
-		return v.failed("import", path, err)
+		return v.failed("import", name, err)
 	}
 	if v.noWait {
 		fmt.Fprintln(v.stdout, job.Object)
@@ -202,7 +232,7 @@ func runImport(v *invocation) error {
 		}
 		return nil
 	}
-	err = v.wait("import", path, job, source.Live())
+	err = v.wait("import", name, job, source.Live())
 	if err == nil || v.ctx.Err() != nil {
 		return err
 	}

@@ -39,6 +39,18 @@ func TestMain(m *testing.M) {
 //
 //	left4d instance NAME PORT [Property=value…]   define an instance
 //	left4d limits NAME [Limit=NUMBER…]            its limits, in its definition and as a property
+//	left4d overlay NAME [PATH=TEXT…]              define an overlay with these files
+//	left4d publish NAME [PATH=TEXT…]              give it a new revision, with these files over the others
+//	left4d set-overlay NAME [Property=value…]     properties that it shall have
+//	left4d files NAME                             print what its current revision holds
+//	left4d blueprint NAME [arguments=… | config=… | overlays=… | limit.Limit=NUMBER]…
+//	left4d bind INSTANCE BLUEPRINT                bind an instance to a blueprint
+//	left4d server-config NAME FILE                what its preview is
+//	left4d secret NAME VALUE                      its rcon_password
+//	left4d found NAME [LAYER=KIND…]               what FindFile answers
+//	left4d changes NAME [CHANGE:BYTES:PATH…]      what ListChanges answers
+//	left4d more true|false                        whether lists say that they were cut
+//	left4d game-revision ID                       a further revision of the game
 //	left4d job TARGET [Property=value…]           a job that has been
 //	left4d plan KIND [step=TEXT | progress=FRACTION:TEXT | result=R | cause=TEXT | hold | early | forget]…
 //	left4d fail METHOD ERROR MESSAGE              let a method fail
@@ -85,6 +97,44 @@ func steer(ts *testscript.TestScript, neg bool, args []string) {
 			limits[name] = dbus.MakeVariant(n)
 		}
 		d.SetLimits(args[0], limits)
+	case "overlay":
+		d.AddOverlay(args[0], files(args[1:]))
+	case "publish":
+		d.PublishOverlay(args[0], files(args[1:]))
+	case "set-overlay":
+		d.SetOverlay(args[0], properties(args[1:]))
+	case "files":
+		fmt.Fprint(ts.Stdout(), lines(d.OverlayFiles(args[0])))
+	case "blueprint":
+		d.AddBlueprint(args[0], blueprint(ts, args[1:]))
+	case "bind":
+		d.Bind(args[0], args[1])
+	case "server-config":
+		d.SetServerConfig(args[0], ts.ReadFile(args[1]))
+	case "secret":
+		d.SetSecret(args[0], args[1])
+	case "found":
+		var found []client.Found
+		for _, a := range args[1:] {
+			layer, kind, _ := strings.Cut(a, "=")
+			found = append(found, client.Found{Layer: layer, Kind: kind})
+		}
+		d.SetFound(args[0], found)
+	case "changes":
+		var changes []client.Change
+		for _, a := range args[1:] {
+			parts := strings.SplitN(a, ":", 3)
+			n, err := strconv.ParseUint(parts[1], 10, 64)
+			ts.Check(err)
+			changes = append(changes, client.Change{Path: parts[2], Change: parts[0], Bytes: n})
+		}
+		d.SetChanges(args[0], changes)
+	case "more":
+		d.SetMore(args[0] == "true")
+	case "game-revision":
+		id, err := strconv.ParseUint(args[0], 10, 32)
+		ts.Check(err)
+		d.AddGameRevision(uint32(id))
 	case "job":
 		d.AddJob(args[0], properties(args[1:]))
 	case "plan":
@@ -148,6 +198,37 @@ func unescape(s string) string {
 		return u
 	}
 	return s
+}
+
+// files reads PATH=TEXT, both unescaped.
+func files(args []string) map[string]string {
+	all := map[string]string{}
+	for _, a := range args {
+		name, text, _ := strings.Cut(a, "=")
+		all[unescape(name)] = unescape(text)
+	}
+	return all
+}
+
+// blueprint reads the definition of one.
+func blueprint(ts *testscript.TestScript, args []string) map[string]dbus.Variant {
+	config, limits := map[string]dbus.Variant{}, map[string]dbus.Variant{}
+	for _, a := range args {
+		key, value, _ := strings.Cut(a, "=")
+		limit, isLimit := strings.CutPrefix(key, "limit.")
+		switch {
+		case isLimit:
+			n, err := strconv.ParseUint(value, 10, 64)
+			ts.Check(err)
+			limits[limit] = dbus.MakeVariant(n)
+			config["limits"] = dbus.MakeVariant(limits)
+		case key == "overlays":
+			config[key] = dbus.MakeVariant(properties([]string{"Overlays=" + value})["Overlays"])
+		default:
+			config[key] = dbus.MakeVariant(strings.Split(value, ","))
+		}
+	}
+	return config
 }
 
 // properties reads Name=value with the types that the bus interface gives them.

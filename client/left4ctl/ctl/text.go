@@ -105,14 +105,18 @@ func (v *invocation) table(headings []string, rows [][]string, noun string) {
 	}
 }
 
-// sheet prints names and values, one each line.
+// sheet prints names and values, one each line; a row without a name goes on with the one above.
 func (v *invocation) sheet(rows [][2]string) {
 	width := 0
 	for _, r := range rows {
 		width = max(width, len(r[0]))
 	}
 	for _, r := range rows {
-		fmt.Fprintf(v.stdout, "%*s: %s\n", width, r[0], orDash(clean(r[1])))
+		sign := ":"
+		if r[0] == "" {
+			sign = " "
+		}
+		fmt.Fprintf(v.stdout, "%*s%s %s\n", width, r[0], sign, orDash(clean(r[1])))
 	}
 }
 

@@ -5,12 +5,24 @@ import (
 )
 
 const (
-	groupInstances = "Instances"
-	groupLook      = "Look at them"
-	groupGame      = "Game"
-	groupJobs      = "Jobs"
-	groupOther     = "Other"
+	groupInstances  = "Instances"
+	groupLook       = "Look at them"
+	groupBlueprints = "Blueprints"
+	groupOverlays   = "Overlays"
+	groupFiles      = "Files of overlays"
+	groupGame       = "Game"
+	groupJobs       = "Jobs"
+	groupOther      = "Other"
 )
+
+const listHelp = `
+A list is replaced as a whole, by as many KEY=VALUE of its key as it shall have elements; one
+without a VALUE empties it. A limit without a VALUE goes back to its default, limits= does so
+with all of them.`
+
+const pathHelp = `
+PATH begins at the top of the overlay, as left4dead2/cfg/server.cfg. A backslash in it is
+written \\, and a byte that cannot be typed \xNN.`
 
 const jobHelp = `
 It waits until the work is done and shows the steps; Ctrl-C ends the waiting, not the work.
@@ -32,12 +44,11 @@ starts it. A name has 1 to 64 of a-z, 0-9, - and _, and begins with a letter or 
 			help: `Changes what is given and leaves the rest. A running server has it from its next start,
 limits at once.
 
-What the flags set can be written as KEY=VALUE too: port, label, hostname, arguments,
-config, overlays, restart, and each limit by its own name, as MemoryMax=2G. A list is
-replaced as a whole, by as many KEY=VALUE of its key as it shall have elements; one
-without a VALUE empties it. A limit without a VALUE goes back to its default, limits=
-does so with all of them.`,
-			flags: settingFlags, run: runConfigure,
+What the flags set can be written as KEY=VALUE too: blueprint, port, label, hostname,
+arguments, config, overlays, restart, and each limit by its own name, as MemoryMax=2G.` + listHelp + `
+An instance that follows a blueprint has its own overlays above those of the blueprint, its
+arguments and lines behind, and its limits instead; blueprint= makes it follow none.`,
+			flags: configureFlags, run: runConfigure,
 		},
 		{
 			name: "initialize", args: "NAME", group: groupInstances, min: 1, max: 1, changes: true,
@@ -48,10 +59,11 @@ rendering itself, so without a spec there is seldom a need for this.
 
 A spec file is YAML and strict. All keys may be left out:
 
+  blueprint: versus
   port: 27020
   label: Versus
   hostname: "Versus #1"
-  overlays: [sourcemod, {path: maps/custom, alias: maps}]   # the first wins
+  overlays: [sourcemod, {path: maps, alias: "*"}]           # the first wins
   arguments: [+map, c1m1_hotel]
   config: [sv_cheats 0]                                     # lines of server.cfg
   restart: on-failure                                       # or always, no
@@ -109,7 +121,8 @@ and object (the path on the bus).`,
 		{
 			name: "status", args: "[NAME]", group: groupLook, max: 1,
 			summary: "show an instance, or left4d itself",
-			help: `Shows all that is known of an instance. Without a NAME it shows the version of left4d, the
+			help: `Shows all that is known of an instance; overlays and limits are those that it has of its
+blueprint, too. Without a NAME it shows the version of left4d, the
 game and how many instances there are.
 
 The exit status is 3 if the instance is stopped or failed, 4 if there is none of that name.
@@ -129,12 +142,231 @@ and the groups systemd-journal and adm.`,
 			flags: logsFlags, run: runLogs,
 		},
 		{
+			name: "preview", args: "NAME", group: groupLook, min: 1, max: 1, changes: true,
+			summary: "print the server.cfg of the next start",
+			help: `Prints the server.cfg that the next start would give, each line with where it comes from.
+Passwords are blanked.`,
+			run: runPreview,
+		},
+		{
+			name: "secret", args: "NAME [KEY]", group: groupLook, min: 1, max: 2, changes: true,
+			summary: "print a secret of an instance, its rcon_password",
+			help: `Prints a secret of an instance and nothing else. The KEY that there is, rcon_password, may be
+left out. left4ctl configure NAME --new-rcon-password makes a new one.`,
+			run: runSecret,
+		},
+		{
+			name: "which", args: "NAME PATH", group: groupLook, min: 2, max: 2, changes: true,
+			summary: "tell which layers of an instance hold a file, and which wins",
+			help: `Lists the layers that hold a path, the highest first: upper is what the server itself wrote,
+then come the overlays and the game. One wins; a directory's content is merged from all that
+are not hidden. PATH is written as for left4ctl overlay put.
+
+The exit status is 1 if the server does not see such a file.
+
+--json prints an array of objects with layer, kind (file, directory, opaque, link, whiteout,
+other), hidden and wins.`,
+			flags: tableFlags, run: runWhich,
+		},
+		{
+			name: "diff", args: "NAME", group: groupLook, min: 1, max: 1, changes: true,
+			summary: "list what a server itself changed",
+			help: `Lists the files that a server itself added, changed, replaced or removed, against the layers
+below it.
+
+--json prints an array of objects with path, change (added, changed, replaced, removed) and
+size (bytes).`,
+			flags: tableFlags, run: runDiff,
+		},
+		{
+			name: "conflicts", args: "[BLUEPRINT]", group: groupLook, max: 1, changes: true,
+			summary: "list the files that more than one overlay holds",
+			help: `Lists the files that more than one overlay of a blueprint, or of an instance with --instance,
+holds. The overlay that wins is named first.
+
+--json prints an array of objects with path and overlays.`,
+			flags: conflictsFlags, run: runConflicts,
+		},
+		{
+			name: "blueprint create", args: "NAME", group: groupBlueprints, min: 1, max: 1, changes: true,
+			summary: "define a blueprint that instances can follow",
+			help: `Defines a blueprint: overlays, arguments, lines of server.cfg and limits that all instances
+have that follow it (left4ctl create NAME --blueprint BLUEPRINT).`,
+			flags: blueprintFlags, run: runBlueprintCreate,
+		},
+		{
+			name: "blueprint configure", args: "NAME [KEY=VALUE]…", group: groupBlueprints, min: 1, max: -1, changes: true,
+			summary: "change a blueprint",
+			help: `Changes what is given and leaves the rest. The servers that follow it have it from their next
+start, limits at once. --dry-run prints the lines that would change and which servers would
+then ask for a restart.
+
+What the flags set can be written as KEY=VALUE too: arguments, config, overlays, and each
+limit by its own name, as MemoryMax=2G.` + listHelp,
+			flags: blueprintConfigureFlags, run: runBlueprintConfigure,
+		},
+		{
+			name: "blueprint list", group: groupBlueprints,
+			summary: "list the blueprints",
+			help: `Lists the blueprints.
+
+--json prints an array of objects with name, owner (uid), overlays (name and alias, highest
+precedence first), limits (as in a unit file), instances (that follow it) and object (the
+path on the bus).`,
+			flags: tableFlags, run: runBlueprintList,
+		},
+		{
+			name: "blueprint show", args: "NAME", group: groupBlueprints, min: 1, max: 1,
+			summary: "show a blueprint",
+			help: `Shows all of a blueprint that you may see.
+
+--json prints an object: the fields of blueprint list, and arguments and config (null if you
+may not see them).`,
+			flags: jsonFlag, run: runBlueprintShow,
+		},
+		{
+			name: "blueprint delete", args: "NAME…", group: groupBlueprints, min: 1, max: -1, changes: true,
+			summary: "remove a blueprint that nobody follows",
+			help:    `Removes blueprints. One that instances follow stays. Deleting what is not there succeeds.`,
+			run:     runBlueprintDelete,
+		},
+		{
+			name: "overlay create", args: "NAME", group: groupOverlays, min: 1, max: 1, changes: true,
+			summary: "make an empty overlay",
+			help: `Makes an overlay, a layer of files over the game that any number of instances can have. It is
+empty until files are imported or put into it.`,
+			flags: keepFlag, run: runOverlayCreate,
+		},
+		{
+			name: "overlay configure", args: "NAME", group: groupOverlays, min: 1, max: 1, changes: true,
+			summary: "change how many revisions of an overlay are kept",
+			help: `Changes how many revisions older than the current one stay on disk for a rollback. Whatever an
+instance needs stays besides.`,
+			flags: keepFlag, run: runOverlayConfigure,
+		},
+		{
+			name: "overlay import", args: "NAME DIR|FILE", group: groupOverlays, min: 2, max: 2, changes: true,
+			summary: "give an overlay the files of a directory or an archive",
+			help: `Makes a new revision of an overlay from a directory, or from a .tar, .tar.gz, .tar.zst or .zip,
+read with your own rights. It replaces all that the overlay held; with --merge it is put over
+it. Servers have it from their next start; what runs goes on with what it has. A directory or
+.zip is packed by this command, so the import ends with it.`,
+			flags: overlayImportFlags, run: runOverlayImport,
+		},
+		{
+			name: "overlay build", args: "NAME", group: groupOverlays, min: 1, max: 1, changes: true,
+			summary: "build an overlay that is built and not imported",
+			help:    `Makes a new revision of an overlay whose type makes its files itself.` + jobHelp,
+			flags:   jobFlags, run: runOverlayBuild,
+		},
+		{
+			name: "overlay list", group: groupOverlays,
+			summary: "list the overlays",
+			help: `Lists the overlays.
+
+--json prints an array of objects with name, id, type, owner (uid), state (ready, building,
+failed, empty), cause, revision (the current one, 0 for none), files, size (bytes) and object
+(the path on the bus).`,
+			flags: tableFlags, run: runOverlayList,
+		},
+		{
+			name: "overlay show", args: "NAME", group: groupOverlays, min: 1, max: 1,
+			summary: "show an overlay",
+			help: `Shows all of an overlay that you may see.
+
+--json prints an object: the fields of overlay list, and keep (null if you may not see it or it
+was not set) and revisions (as overlay revisions prints them).`,
+			flags: jsonFlag, run: runOverlayShow,
+		},
+		{
+			name: "overlay revisions", args: "NAME", group: groupOverlays, min: 1, max: 1,
+			summary: "list the revisions of an overlay that are on disk",
+			help: `Lists the revisions that are on disk, the oldest first.
+
+--json prints an array of objects with revision, current, published (RFC 3339, or null), files
+and size (bytes).`,
+			flags: tableFlags, run: runOverlayRevisions,
+		},
+		{
+			name: "overlay rollback", args: "NAME [REVISION]", group: groupOverlays, min: 1, max: 2, changes: true,
+			summary: "make an older revision the current one",
+			help: `Makes REVISION, or the next older one that is on disk, the current one. Servers have it from
+their next start.`,
+			run: runOverlayRollback,
+		},
+		{
+			name: "overlay delete", args: "NAME…", group: groupOverlays, min: 1, max: -1, changes: true,
+			summary: "remove an overlay that nobody uses",
+			help: `Removes overlays with all their revisions. One that an instance or blueprint names stays.
+Deleting what is not there succeeds. It does not ask back.` + jobHelp,
+			flags: jobFlags, run: runOverlayDelete,
+		},
+		{
+			name: "overlay ls", args: "NAME [PATH]", group: groupFiles, min: 1, max: 2, changes: true,
+			summary: "list a directory of an overlay",
+			help: `Lists what a directory of an overlay holds, the top if there is no PATH.
+` + pathHelp + `
+
+--json prints an array of objects with name, kind (file, directory, link), size (bytes) and
+modified (RFC 3339, or null).`,
+			flags: lsFlags, run: runOverlayLs,
+		},
+		{
+			name: "overlay get", args: "NAME PATH [FILE]", group: groupFiles, min: 2, max: 3, changes: true,
+			summary: "read a file of an overlay",
+			help: `Prints a file, or writes it to FILE, or into FILE if that is a directory. What a terminal would
+not show as it is, is not printed on one.` + pathHelp,
+			flags: revisionFlag, run: runOverlayGet,
+		},
+		{
+			name: "overlay put", args: "NAME PATH [FILE]", group: groupFiles, min: 2, max: 3, changes: true,
+			summary: "write one file of an overlay",
+			help: `Makes a new revision in which PATH is what FILE, or standard input, holds. A PATH that ends in
+/ is a directory, in which the file keeps its name.` + pathHelp,
+			run: runOverlayPut,
+		},
+		{
+			name: "overlay edit", args: "NAME PATH", group: groupFiles, min: 2, max: 2, changes: true,
+			summary: "edit one file of an overlay",
+			help: `Opens a file with $VISUAL, $EDITOR, editor or vi, and makes a new revision of what you saved. If
+nothing has changed there is none. A file that is not there is made. If somebody else has
+changed it meanwhile, what you wrote is kept in a file and its name is told.` + pathHelp,
+			run: runOverlayEdit,
+		},
+		{
+			name: "overlay mkdir", args: "NAME PATH", group: groupFiles, min: 2, max: 2, changes: true,
+			summary: "make a directory in an overlay",
+			help:    `Makes a new revision with an empty directory, and those above it.` + pathHelp,
+			run:     runOverlayMkdir,
+		},
+		{
+			name: "overlay rm", args: "NAME PATH…", group: groupFiles, min: 2, max: -1, changes: true,
+			summary: "remove files from an overlay",
+			help:    `Makes a new revision without these files, or directories with -r.` + pathHelp,
+			flags:   removeFlags, run: runOverlayRm,
+		},
+		{
 			name: "game import", args: "DIR|FILE", group: groupGame, min: 1, max: 1, changes: true,
 			summary: "install the game from a directory or a tar file",
-			help: `Makes a new revision of the game from a directory, or from a .tar, .tar.gz or .tar.zst, read
-with your own rights. Servers have it from their next start. A directory is packed by this
-command, so the import ends with it; --no-wait stays until all is packed.`,
+			help: `Makes a new revision of the game from a directory, or from a .tar, .tar.gz, .tar.zst or .zip,
+read with your own rights. Servers have it from their next start. A directory is packed by
+this command, so the import ends with it; --no-wait stays until all is packed.`,
 			flags: jobFlags, run: runImport,
+		},
+		{
+			name: "game revisions", group: groupGame,
+			summary: "list the revisions of the game that are on disk",
+			help: `Lists the revisions that are on disk, the oldest first.
+
+--json prints an array of objects as overlay revisions does.`,
+			flags: tableFlags, run: runGameRevisions,
+		},
+		{
+			name: "game rollback", args: "[REVISION]", group: groupGame, max: 1, changes: true,
+			summary: "make an older revision of the game the current one",
+			help: `Makes REVISION, or the next older one that is on disk, the current one. Servers have it from
+their next start.`,
+			run: runGameRollback,
 		},
 		{
 			name: "job list", group: groupJobs,

@@ -21,8 +21,10 @@ const maxText = 1000
 type Report struct {
 	Progress float64 // 0 to 1; -1: not known
 	Done     bool    // all is done, nothing follows
-	Failed   string  // why the work was given up; "": it was not
-	Detail   string  // how much was done; "": not told
+	Files    int64   // how many there are when all is done
+	Bytes    int64
+	Failed   string // why the work was given up; "": it was not
+	Detail   string // how much was done; "": not told
 }
 
 // Progress is the text while the work goes on. A fraction outside of 0 to 1 means that it is not known.
@@ -71,7 +73,7 @@ func ParseStatus(text string) Report {
 		if n, _ := fmt.Sscanf(rest, "%d %d", &files, &bytes); n != 2 || rest != fmt.Sprintf("%d %d", files, bytes) || files < 0 || bytes < 0 {
 			return r
 		}
-		return Report{Progress: 1, Done: true, Detail: detail(files, bytes)}
+		return Report{Progress: 1, Done: true, Files: files, Bytes: bytes, Detail: detail(files, bytes)}
 	case "error":
 		if r.Failed = clean(rest); r.Failed == "" {
 			r.Failed = "no reason given"

@@ -16,7 +16,7 @@ func TestRoundTrip(t *testing.T) {
 		{Progress(-1, 0, 0), Report{Progress: -1, Detail: "0 files, 0 bytes"}},
 		{Progress(1.5, 1, 2), Report{Progress: -1, Detail: "1 files, 2 bytes"}},
 		{Progress(0, 1, 2), Report{Progress: 0, Detail: "1 files, 2 bytes"}},
-		{Done(12, 345), Report{Progress: 1, Done: true, Detail: "12 files, 345 bytes"}},
+		{Done(12, 345), Report{Progress: 1, Done: true, Files: 12, Bytes: 345, Detail: "12 files, 345 bytes"}},
 		{Error("disk full"), Report{Progress: -1, Failed: "disk full"}},
 		{Error("two\nlines\x1b[31m"), Report{Progress: -1, Failed: "two lines [31m"}},
 		{Error(""), Report{Progress: -1, Failed: "no reason given"}},

@@ -1,0 +1,69 @@
+package store
+
+import (
+	"github.com/jmoiron/sqlx"
+)
+
+// Overlay is a named layer of files. Its files are in its revisions.
+type Overlay struct {
+	ID      uint32              `db:"id"` // never given out again
+	Name    string              `db:"name"`
+	Type    string              `db:"type"`
+	Owner   uint32              `db:"owner"`
+	Created int64               `db:"created"` // microseconds since the epoch
+	Config  JSON[OverlayConfig] `db:"config"`
+}
+
+// OverlayConfig is what the owner of an overlay may set; nil is the default.
+type OverlayConfig struct {
+	Keep *uint32 `json:",omitempty"` // older revisions that stay for a rollback
+}
+
+// Overlays returns all overlays by name.
+func (s *Store) Overlays() ([]Overlay, error) {
+	var all []Overlay
+	err := s.db.Select(&all, "SELECT id, name, type, owner, created, config FROM overlay ORDER BY name")
+	return all, err
+}
+
+// CreateOverlay stores a new overlay and gives it its id. Error: ErrNameTaken.
+func (s *Store) CreateOverlay(o *Overlay) error {
+	created := *o
+	err := s.tx(func(tx *sqlx.Tx) error {
+		var n int
+		if err := tx.Get(&n, "SELECT count(*) FROM overlay WHERE name = ?", o.Name); err != nil {
+			return err
+		}
+		if n > 0 {
+			return ErrNameTaken
+		}
+		result, err := tx.NamedExec(`INSERT INTO overlay (name, type, owner, created, config)
+			VALUES (:name, :type, :owner, :created, :config)`, created)
+		if err != nil {
+			return err
+		}
+		id, err := result.LastInsertId()
+		created.ID = uint32(id)
+		return err
+	})
+	if err == nil {
+		*o = created
+	}
+	return err
+}
+
+// UpdateOverlay stores the changed config of an overlay. Error: ErrNotFound.
+func (s *Store) UpdateOverlay(o Overlay) error {
+	return one(s.db.NamedExec("UPDATE overlay SET config = :config WHERE id = :id", o))
+}
+
+// DeleteOverlay forgets an overlay and its revisions; one that is not there is no error.
+func (s *Store) DeleteOverlay(id uint32) error {
+	return s.tx(func(tx *sqlx.Tx) error {
+		if _, err := tx.Exec("DELETE FROM revision WHERE overlay = ?", id); err != nil {
+			return err
+		}
+		_, err := tx.Exec("DELETE FROM overlay WHERE id = ?", id)
+		return err
+	})
+}

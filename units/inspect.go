@@ -1,0 +1,203 @@
+package units
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"github.com/godbus/dbus/v5"
+	"golang.org/x/sys/unix"
+)
+
+// Inspection is a question about the layers of an instance: which of them hold a path, or what its upper changes in them. The answer takes
+// CAP_SYS_ADMIN, which left4d does not have, and a walk through what a server wrote; left4-overlay gives it, in a unit of its own.
+type Inspection struct {
+	Instance string
+	Lower    []string // as in a Plan
+	Changes  bool     // what upper changes; else who holds Path
+	Path     []byte   // in the form of CleanPath; bytes, because a name need not be UTF-8
+	Max      int      // rows of an answer about changes
+}
+
+// Findings answer an Inspection.
+type Findings struct {
+	Upper   bool // there is one: Layer 0 of Found is upper then, and the first of Lower otherwise
+	Found   []Found
+	Changes []Change
+	More    bool   // there are more than Max changes
+	Error   string // "" = none
+}
+
+const (
+	maxInspection = 1 << 20  // bytes: 500 layers and a path
+	maxFindings   = 32 << 20 // bytes: Max changes, and the longest paths
+
+	inspectTimeout = 2 * time.Minute
+	inspectMemory  = 256 << 20 // bytes
+)
+
+// Inspect answers a question itself.
+func (l Layout) Inspect(ctx context.Context, q Inspection) (f Findings, err error) {
+	if !ValidName(q.Instance) {
+		return f, fmt.Errorf("%q is no name of an instance", q.Instance)
+	}
+	var fds descriptors
+	defer fds.close()
+	state, err := fds.keep(openAbs(l.State))
+	if err != nil {
+		return f, err
+	}
+	var layers []int
+	upper, err := fds.keep(OpenBeneath(state, runtimeDir+"/"+q.Instance+"/"+upperName, unix.O_RDONLY|unix.O_DIRECTORY, 0))
+	switch {
+	case err == nil:
+		f.Upper = true
+		layers = append(layers, upper)
+	case !errors.Is(err, unix.ENOENT):
+		return f, err
+	}
+	for _, lower := range q.Lower {
+		fd, err := fds.keep(openLower(state, lower))
+		if err != nil {
+			return f, err
+		}
+		layers = append(layers, fd)
+	}
+	if !q.Changes {
+		f.Found, err = FindInLayers(layers, string(q.Path))
+		return f, err
+	}
+	if f.Upper {
+		f.Changes, f.More, err = ChangesIn(ctx, layers[0], layers[1:], q.Max)
+		return f, err
+	}
+	return f, nil
+}
+
+// AnswerInspection reads a question as JSON and writes the answer: left4-overlay's side of Systemd.Inspect.
+func (l Layout) AnswerInspection(ctx context.Context, in io.Reader, out io.Writer) error {
+	text, err := io.ReadAll(io.LimitReader(in, maxInspection))
+	if err != nil {
+		return err
+	}
+	var q Inspection
+	if err := json.Unmarshal(text, &q); err != nil {
+		return err
+	}
+	f, err := l.Inspect(ctx, q)
+	if err != nil {
+		f.Error = err.Error()
+	}
+	return json.NewEncoder(out).Encode(f)
+}
+
+var inspections atomic.Uint64
+
+// Inspect has program, which is left4-overlay, answer a question.
+func (s *Systemd) Inspect(ctx context.Context, program string, q Inspection) (Findings, error) {
+	f, err := s.inspect(ctx, program, q)
+	if err == nil && f.Error != "" {
+		err = errors.New(f.Error)
+	}
+	if err != nil {
+		return Findings{}, fmt.Errorf("cannot look at the files of %s: %w", q.Instance, err)
+	}
+	return f, nil
+}
+
+func (s *Systemd) inspect(ctx context.Context, program string, q Inspection) (f Findings, err error) {
+	ctx, cancel := context.WithTimeout(ctx, inspectTimeout)
+	defer cancel()
+	question, err := json.Marshal(q)
+	if err != nil {
+		return f, err
+	}
+	in, err := memoryFile(question)
+	if err != nil {
+		return f, err
+	}
+	defer in.Close()
+	answer, out, err := os.Pipe()
+	if err != nil {
+		return f, err
+	}
+	defer answer.Close()
+	unit := fmt.Sprintf("left4-inspect-%d-%d.service", os.Getpid(), inspections.Add(1))
+	var job dbus.ObjectPath
+	err = s.callWithFDs(ctx, []int{int(in.Fd()), int(out.Fd())}, &job, "StartTransientUnit", unit, "fail", inspectProperties(program), []auxUnit{})
+	out.Close()
+	if err != nil {
+		return f, busError(err)
+	}
+	// It may wait for us to read, so its end is not waited for. The reading ends with the answer, or when it has ended without one.
+	late := context.AfterFunc(ctx, func() { answer.Close() })
+	defer late()
+	if err := json.NewDecoder(io.LimitReader(answer, maxFindings)).Decode(&f); err != nil {
+		// Also when it is the caller who has gone.
+		stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), workerStopTimeout)
+		defer cancel()
+		_ = s.Stop(stop, unit)
+		if ctx.Err() != nil {
+			return f, context.Cause(ctx)
+		}
+		return f, errors.New("left4-overlay gave no answer; journalctl -t left4-overlay may tell why")
+	}
+	return f, nil
+}
+
+// memoryFile is a file with a text in it, to be read from its beginning.
+func memoryFile(text []byte) (*os.File, error) {
+	fd, err := unix.MemfdCreate("left4-inspection", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, err
+	}
+	f := os.NewFile(uintptr(fd), "inspection")
+	if _, err = f.Write(text); err == nil {
+		_, err = f.Seek(0, io.SeekStart)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// inspectProperties are those of a process that may read everything below the state directory and change nothing.
+func inspectProperties(program string) []property {
+	var list []property
+	set := func(name string, value any) { list = append(list, property{name, dbus.MakeVariant(value)}) }
+
+	set("Description", "left4: a look at the files of a server")
+	set("Slice", "left4-build.slice")
+	set("Type", "oneshot")
+	set("CollectMode", "inactive-or-failed")
+	set("ExecStart", []execCommand{{program, []string{program, "inspect"}, false}})
+	set("StandardInputFileDescriptor", dbus.UnixFDIndex(0))
+	set("StandardOutputFileDescriptor", dbus.UnixFDIndex(1))
+	set("StandardError", "journal")
+	set("SyslogLevelPrefix", false) // names of files may be in it
+	set("TimeoutStartUSec", uint64(inspectTimeout.Microseconds()))
+	set("MemoryMax", uint64(inspectMemory))
+	set("MemorySwapMax", uint64(0))
+	set("TasksMax", uint64(workerTasksMax))
+
+	set("NoNewPrivileges", true)
+	// trusted.* attributes, and directories that a server has closed.
+	set("CapabilityBoundingSet", uint64(1<<unix.CAP_SYS_ADMIN|1<<unix.CAP_DAC_READ_SEARCH))
+	set("ProtectSystem", "strict")
+	set("ProtectHome", "yes")
+	set("InaccessiblePaths", []string{"-/run/dbus", "-/run/systemd/private", "-/dev/shm"})
+	set("NoExecPaths", []string{"/"})
+	set("ExecPaths", []string{"/usr", "-/lib", "-/lib64", filepath.Dir(program)})
+	list = append(list, confined()...)
+	set("SystemCallFilter", allowList{true, []string{"@system-service"}})
+	set("SystemCallFilter", allowList{false, []string{"@privileged", "@resources"}})
+	set("SystemCallErrorNumber", int32(unix.EPERM))
+	return list
+}
