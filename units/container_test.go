@@ -74,7 +74,7 @@ func realSystemd(t *testing.T) (context.Context, *machine) {
 	if os.Getenv("LEFT4_TEST_SYSTEMD") != "1" {
 		t.Skip("needs a real systemd that may be played with: LEFT4_TEST_SYSTEMD=1")
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	t.Cleanup(cancel)
 	dir := "/run/left4-test"
 	cleanup := func() {
