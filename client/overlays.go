@@ -57,6 +57,8 @@ type ImportOptions struct {
 	Remove []string
 	// Base makes the import fail unless that revision is the current one when its job runs; 0 is any.
 	Base uint32
+	// Into is the directory of the overlay that the stream is unpacked into; "" is its top.
+	Into string
 	// Timeout is as in JobOptions.
 	Timeout time.Duration
 }
@@ -123,6 +125,9 @@ func (c *Client) ImportOverlay(ctx context.Context, name string, stream *os.File
 	}
 	if o.Base > 0 {
 		options["base"] = dbus.MakeVariant(o.Base)
+	}
+	if o.Into != "" {
+		options["into"] = dbus.MakeVariant(o.Into)
 	}
 	job, err := c.job(ctx, "ImportOverlay", name, dbus.UnixFD(stream.Fd()), options)
 	runtime.KeepAlive(stream)

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -138,7 +139,30 @@ func (d *Daemon) FindFile(ctx context.Context, instance, file string) ([]Found, 
 // holds. Errors as FindFile.
 func (d *Daemon) ListChanges(ctx context.Context, instance string) (changes []units.Change, more bool, err error) {
 	f, _, err := d.inspect(ctx, units.Inspection{Instance: instance, Changes: true, Max: maxRows})
-	return f.Changes, f.More, err
+	if err != nil {
+		return nil, false, err
+	}
+	staged := d.untouched(instance)
+	f.Changes = slices.DeleteFunc(f.Changes, func(c units.Change) bool { return staged[c.Path] })
+	return f.Changes, f.More, nil
+}
+
+// untouched are the files, by path, that were staged for an instance and that its server has left as they were.
+func (d *Daemon) untouched(instance string) map[string]bool {
+	plan, cfg, err := d.Layout.ReadInstance(instance)
+	if err != nil {
+		return nil
+	}
+	// After an initialize of a running server what was staged for it is not known any more: not told is better than a lie.
+	mounted, isMounted, err := d.Layout.Mounted(instance)
+	newer := err == nil && isMounted && mounted != plan.Digest
+	all := map[string]bool{}
+	for name, text := range cfg {
+		file := path.Join("left4dead2/cfg", name)
+		now, err := d.readLayer(path.Join("runtime", instance, "upper"), file)
+		all[file] = newer || err == nil && bytes.Equal(now, text)
+	}
+	return all
 }
 
 // InstanceConflicts tells which files more than one overlay of an instance holds.

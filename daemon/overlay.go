@@ -242,7 +242,12 @@ func (im Import) Check() error {
 			return errorf(InvalidArgument, "the top of an overlay cannot be removed")
 		}
 	}
-	return nil
+	into, err := readPath(im.Into)
+	if err != nil {
+		return err
+	}
+	// It goes to the worker in its environment, which systemd wants to be text.
+	return checkText("the directory to unpack into", into, maxText)
 }
 
 // readPath reads a path below a layer as a caller writes it.

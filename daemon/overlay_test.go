@@ -154,7 +154,7 @@ func TestOverlaysThatAreRefused(t *testing.T) {
 		t.Error(err)
 	}
 	for _, p := range []store.Parameters{{Remove: []string{"a"}}, {Merge: true, Remove: []string{""}}, {Merge: true, Remove: []string{"a/../.."}},
-		{Merge: true, Remove: slices.Repeat([]string{"a"}, 1001)}} {
+		{Merge: true, Remove: slices.Repeat([]string{"a"}, 1001)}, {Into: "a/../.."}, {Into: `\xff`}, {Into: `a\x0a`}} {
 		if _, err := w.ImportOverlay("a", w.stream(), Import{Parameters: p}, Request{}); AsCode(err) != InvalidArgument {
 			t.Errorf("%.40v: %v", p, err)
 		}
@@ -354,4 +354,27 @@ func TestWhatIsMountedIsNotKnown(t *testing.T) {
 	w.create("a", Changes{})
 	w.do(w.StartInstance, "a", JobDone)
 	held()
+}
+
+func TestWhatWasStagedIsNoChangeOfTheServers(t *testing.T) {
+	w := newWorld(t)
+	w.create("a", Changes{})
+	w.do(w.StartInstance, "a", JobDone)
+	_, cfg, err := w.Layout.ReadInstance("a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.mkdir("state/runtime/a/upper/left4dead2/cfg")
+	file := filepath.Join(w.root, "state/runtime/a/upper/left4dead2/cfg/server.cfg")
+	for _, c := range []struct {
+		text string
+		want bool
+	}{{string(cfg["server.cfg"]), true}, {"rcon_password stolen", false}} {
+		if err := os.WriteFile(file, []byte(c.text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if got := w.untouched("a")["left4dead2/cfg/server.cfg"]; got != c.want {
+			t.Errorf("%.20q is as it was staged: %v", c.text, got)
+		}
+	}
 }

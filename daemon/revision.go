@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -32,6 +33,9 @@ const (
 	gameKeep    = 1
 	defaultKeep = 1
 )
+
+// stepEvery is how often a count of files is told.
+const stepEvery = time.Second
 
 // layerDir is where the revisions of an overlay or of the game lie, below the state directory.
 func layerDir(overlay uint32) string {
@@ -391,8 +395,12 @@ func (d *Daemon) linkBase(ctx context.Context, j *job, dir int, base uint32, int
 		return err
 	}
 	defer unix.Close(from)
+	told := time.Now()
 	_, _, err = units.LinkTree(ctx, from, into, skip, func(files, bytes uint64) {
-		d.step(j, "merging: %d files, %d bytes", files, bytes)
+		if time.Since(told) > stepEvery {
+			told = time.Now()
+			d.step(j, "merging: %d files, %d bytes", files, bytes)
+		}
 	})
 	return err
 }
@@ -426,6 +434,11 @@ func (d *Daemon) startImport(ctx context.Context, j *job, r store.Revision, stag
 		kind = "part"
 	}
 	env := []string{"LEFT4_KIND=" + kind}
+	if into, err := readPath(j.Parameters.V.Into); err != nil {
+		return err
+	} else if into != "" {
+		env = append(env, "LEFT4_INTO="+into)
+	}
 	if j.size > 0 {
 		env = append(env, "LEFT4_SIZE="+strconv.FormatUint(j.size, 10))
 	}

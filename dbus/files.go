@@ -9,10 +9,10 @@ import (
 	"left4.me/left4/dbus/names"
 )
 
-// maxWalks is how many calls of one user may look through whole trees at once.
+// maxWalks is how many calls of one user may look through files at once.
 const maxWalks = 4
 
-// walk lets fn look through trees for the caller.
+// walk lets fn look through files for the caller.
 func (s *Server) walk(c *call, fn func(context.Context) error) error {
 	if !s.walks.take(c.uid) {
 		return dbusError(errLimits, "too many calls of yours look through files; wait for answers")
@@ -29,11 +29,14 @@ func (s *Server) findFile(c *call) ([]any, error) {
 	if err := s.may(c, about); err != nil {
 		return nil, err
 	}
-	found, err := s.daemon.FindFile(c.ctx, about.name, c.args[0].(string))
-	layers := make([]pair, len(found))
-	for i, f := range found {
-		layers[i] = pair{f.Layer, f.Kind}
-	}
+	layers := []pair{}
+	err = s.walk(c, func(ctx context.Context) error {
+		found, err := s.daemon.FindFile(ctx, about.name, c.args[0].(string))
+		for _, f := range found {
+			layers = append(layers, pair{f.Layer, f.Kind})
+		}
+		return err
+	})
 	return []any{layers}, err
 }
 

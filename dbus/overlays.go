@@ -66,6 +66,7 @@ func (s *Server) importOverlay(c *call) ([]any, error) {
 	im.Merge = value(take[bool](d, "merge", "b"))
 	im.Remove = value(take[[]string](d, "remove", "as"))
 	im.Base = value(take[uint32](d, "base", "u"))
+	im.Into = value(take[string](d, "into", "s"))
 	r := daemon.Request{Requester: c.uid, Timeout: d.timeout()}
 	if err := d.end(); err != nil {
 		return nil, err

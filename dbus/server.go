@@ -39,7 +39,7 @@ type Server struct {
 	face      *face
 	quota     *quota
 	questions *places       // open ones at polkit
-	walks     *places       // calls that look through whole trees
+	walks     *places       // calls that look through files
 	hello     atomic.Bool   // the bus knows us; before that nobody can listen
 	big       chan struct{} // capacity 1: the turn to decode a big body
 	passing   chan struct{} // capacity 1: the turn to answer with a descriptor

@@ -91,6 +91,12 @@ func serveOn(t *testing.T, dir string) *testBus {
 		t.Fatal(err)
 	}
 	b.units.Changed = d.UnitChanged
+	b.units.Findings = units.Findings{
+		Upper:   true,
+		Found:   []units.Found{{Layer: 0, Kind: "whiteout"}, {Layer: 2, Kind: "file", Hidden: true}},
+		Changes: []units.Change{{Path: "cfg/x", Change: "changed", Size: 4}, {Path: `new\x0aline`, Change: "added", Size: 1 << 40}},
+		More:    true,
+	}
 	b.units.Work = func(w units.Worker) units.State { return (*b.worker.Load())(w) }
 	yes := answers(func(context.Context, polkit.Request) (polkit.Answer, error) { return polkit.Yes, nil })
 	if err := d.Begin(ctx, func() error { return server.Serve(ctx, d, yes) }); err != nil {

@@ -114,7 +114,7 @@ func CleanPath(file string) (string, error) {
 	return file, nil
 }
 
-// fileError names the file, in the form that can be given back.
+// fileError names the file, in the form that can be given back; of a very long path, its end.
 func fileError(file string, err error) error {
 	var bare unix.Errno
 	if errors.As(err, &bare) {
@@ -123,5 +123,9 @@ func fileError(file string, err error) error {
 	if file == "" {
 		file = "."
 	}
-	return fmt.Errorf("\"%s\": %w", FileText(file), err)
+	before := ""
+	if len(file) > maxPath {
+		before, file = "…", file[len(file)-maxName:]
+	}
+	return fmt.Errorf("\"%s%s\": %w", before, FileText(file), err)
 }

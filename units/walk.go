@@ -13,8 +13,8 @@ import (
 // This file goes through directories that lie at the same path in one or more trees, in the order of their names. Servers and archives
 // decide how deep trees are, how many names a directory has and how long they are, so none of that may grow what a walk holds:
 //
-//   - descriptors: those of the innermost directories, up to walkOpen. Others are opened anew, by name from the top, when the walk
-//     comes back to them; it ends with errChanged when they are no longer what they were;
+//   - descriptors: those of the innermost directories, up to walkOpen. Others are opened anew when the walk comes back to them, and it
+//     ends with errChanged when they are no longer where they were;
 //   - names: walkNames of one directory, four times that in all. A directory with more is read again for the next ones;
 //   - depth: walkDepth.
 
@@ -97,7 +97,7 @@ func (d *descent) push(name string, at []branch) error {
 	d.size += len(name) + 1
 	d.open += len(at)
 	if len(d.steps) > walkDepth {
-		return errors.New("more directories within each other than are taken")
+		return errors.New("too many directories within each other")
 	}
 	for d.open > walkOpen && d.first < len(d.steps)-1 {
 		d.shut(d.steps[d.first])
@@ -115,16 +115,43 @@ func (d *descent) push(name string, at []branch) error {
 
 // pop goes back, and tells from where.
 func (d *descent) pop() (name string, err error) {
-	s := d.here()
+	s, above := d.here(), d.steps[len(d.steps)-2]
+	if above.at[0].fd < 0 {
+		d.climb(s, above)
+	}
 	d.shut(s)
 	d.held -= len(s.names)
 	d.steps = d.steps[:len(d.steps)-1]
 	d.size -= len(s.name) + 1
-	d.first = min(d.first, len(d.steps))
-	if len(d.steps) > 1 && d.here().at[0].fd < 0 {
+	if above.at[0].fd < 0 {
 		return s.name, d.reopen()
 	}
+	d.first = min(d.first, max(1, len(d.steps)-1))
 	return s.name, nil
+}
+
+// climb opens the directory above by the one within it, if that is known to lead back in all trees.
+func (d *descent) climb(s, above *step) {
+	for i, b := range above.at {
+		n := slices.IndexFunc(s.at, func(b2 branch) bool { return b2.root == b.root })
+		if n < 0 {
+			break
+		}
+		fd, err := unix.Openat(s.at[n].fd, "..", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			break
+		}
+		now, err := newBranch(b.root, fd)
+		if err != nil || now.dev != b.dev || now.ino != b.ino {
+			unix.Close(fd)
+			break
+		}
+		above.at[i].fd = fd
+		d.open++
+	}
+	if above.at[len(above.at)-1].fd < 0 {
+		d.shut(above)
+	}
 }
 
 func (d *descent) shut(s *step) {
@@ -232,7 +259,9 @@ func (d *descent) walk(ctx context.Context, v visitor) error {
 		d.held--
 		at, err := v.visit(s, name)
 		if err == nil && at != nil {
-			err = d.push(name, at)
+			if err = d.push(name, at); err != nil {
+				err = fileError(d.path(""), err)
+			}
 		}
 		if err != nil {
 			return err

@@ -183,6 +183,13 @@ func (d *Daemon) addInstance(name string, port uint16, properties map[string]any
 	d.instances[name] = &Instance{Properties: p, Config: map[string]dbus.Variant{"port": dbus.MakeVariant(port)}}
 }
 
+// SetProperties sets properties of an instance.
+func (d *Daemon) SetProperties(name string, properties map[string]any) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	maps.Copy(d.instances[name].Properties, properties)
+}
+
 // SetConfig is what GetConfig answers.
 func (d *Daemon) SetConfig(name string, config map[string]dbus.Variant) {
 	d.mu.Lock()

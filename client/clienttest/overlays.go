@@ -217,7 +217,7 @@ func (m *manager) UpdateOverlay(msg dbus.Message, name, kind string, config, o o
 		id = v.Value().(uint32)
 	}
 	if one.at(id) == nil {
-		return "", invalid("overlay %s has no revision %d", name, id)
+		return "", invalid("cannot update overlay %s: there is no revision %d on disk", name, id)
 	}
 	one.choose(id)
 	return names.OverlayPath(name), nil
@@ -291,7 +291,7 @@ func (m *manager) DeleteOverlay(msg dbus.Message, name string, o options) (dbus.
 	users := d.usersOf(name)
 	d.mu.Unlock()
 	if len(users) > 0 {
-		return "", dbus.NewError(names.Error+"InUse", []any{fmt.Sprintf("cannot delete overlay %s: %s have it", name, strings.Join(users, ", "))})
+		return "", dbus.NewError(names.Error+"InUse", []any{fmt.Sprintf("cannot delete overlay %s: it is used by %s", name, strings.Join(users, ", "))})
 	}
 	return m.begin(msg, "delete-overlay", name, nil, func(map[string]file) string {
 		delete(d.overlays, name)

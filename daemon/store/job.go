@@ -35,6 +35,7 @@ type Parameters struct {
 	Merge  bool     `json:",omitempty"` // the archive is put over what the overlay holds
 	Remove []string `json:",omitempty"` // what of it goes before that
 	Base   uint32   `json:",omitempty"` // the revision that it must hold, 0 = any
+	Into   string   `json:",omitempty"` // the directory that the archive is unpacked into, "" = the top
 }
 
 const jobColumns = "id, kind, target, instance, state, requester, status, cause, timeout, created, started, finished, parameters"

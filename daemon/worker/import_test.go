@@ -587,6 +587,8 @@ func TestRun(t *testing.T) {
 		"a game":        {[]string{"import"}, map[string]string{"LEFT4_KIND": "game", "LEFT4_SIZE": "2560"}, game, 0, "imported 1 files, 2 bytes\n", "done 1 2"},
 		"no game":       {[]string{"import"}, map[string]string{"LEFT4_KIND": "game"}, archive(t, file("a", "x")), 1, "left4-worker: cannot import: the archive holds no srcds_run at its top\n", "error the archive holds no srcds_run at its top"},
 		"not a game":    {[]string{"import"}, nil, archive(t, file("a", "x")), 0, "imported 1 files, 1 bytes\n", "done 1 1"},
+		"into":          {[]string{"import"}, map[string]string{"LEFT4_INTO": "a/b"}, archive(t, file("c", "x")), 0, "imported 1 files, 1 bytes\n", "done 1 1"},
+		"into another":  {[]string{"import"}, map[string]string{"LEFT4_INTO": "../a"}, archive(t, file("c", "x")), 1, "left4-worker: cannot import: \"..\": not a file name (invalid argument)\n", "error \"..\": not a file name (invalid argument)"},
 		"refused":       {[]string{"import"}, nil, archive(t, file("../a\n", "x")), 1, `left4-worker: cannot import: "../a\n": ".." in a name is not allowed` + "\n", `error "../a\n": ".." in a name is not allowed`},
 		"no verb":       {nil, nil, nil, 2, "usage: left4-worker import < ARCHIVE.tar\n", ""},
 		"another verb":  {[]string{"build"}, nil, nil, 2, "usage: left4-worker import < ARCHIVE.tar\n", ""},

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"left4.me/left4/daemon/worker/status"
+	"left4.me/left4/units"
 )
 
 func main() {
@@ -42,7 +43,7 @@ func run(args []string, getenv func(string) string, stdin io.Reader, stderr io.W
 	// Nobody may listen: by hand there is no service manager.
 	note := func(text string) { _, _ = daemon.SdNotify(false, "STATUS="+text) }
 	im := importer{game: getenv("LEFT4_KIND") == "game", part: getenv("LEFT4_KIND") == "part", size: size, note: note}
-	if err := im.run(stdin); err != nil {
+	if err := im.run(getenv("LEFT4_INTO"), stdin); err != nil {
 		reason := strings.ReplaceAll(err.Error(), "\n", "; ")
 		fmt.Fprintf(stderr, "left4-worker: cannot import: %s\n", reason)
 		note(status.Error(reason))
@@ -54,11 +55,20 @@ func run(args []string, getenv func(string) string, stdin io.Reader, stderr io.W
 }
 
 // run imports into the working directory.
-func (im *importer) run(stream io.Reader) error {
+// run unpacks into a directory below the current one, which it makes; "" is the current one.
+func (im *importer) run(into string, stream io.Reader) error {
 	dir, err := unix.Open(".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(dir)
-	return im.unpack(dir, stream)
+	if into == "" {
+		return im.unpack(dir, stream)
+	}
+	below, err := units.MkdirAllBeneath(dir, into, 0o755, -1, -1)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(below)
+	return im.unpack(below, stream)
 }

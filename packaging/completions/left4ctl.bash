@@ -4,23 +4,36 @@ _left4ctl_instances() {
 	left4ctl --no-legend list 2>/dev/null | cut -d ' ' -f 1
 }
 
+_left4ctl_overlays() {
+	left4ctl --no-legend overlay list 2>/dev/null | cut -d ' ' -f 1
+}
+
+_left4ctl_blueprints() {
+	left4ctl --no-legend blueprint list 2>/dev/null | cut -d ' ' -f 1
+}
+
 _left4ctl_jobs() {
 	left4ctl --no-legend job list 2>/dev/null | sed 's/^ *//; s/ .*//'
 }
 
 _left4ctl() {
 	local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}
-	local verbs='create configure initialize start stop restart kill reset delete list status logs game job version help'
+	local verbs='create configure initialize start stop restart kill reset delete list status logs preview secret which diff conflicts blueprint overlay game job version help'
+	local blueprints='create configure list show delete'
+	local overlays='create configure import build list show revisions rollback delete ls get put edit mkdir rm'
 	local changing='--no-ask-password' waiting='--no-wait --timeout'
-	local settings='--port --label --hostname --arg --config-line --overlay --restart --limit'
-	local keys='port= label= hostname= arguments= config= overlays= restart= limits= MemoryMax= MemoryHigh= CPUQuota= AllowedCPUs= TasksMax='
+	local shared='--arg --config-line --overlay --limit'
+	local settings="--blueprint --port --label --hostname --restart $shared"
+	local sharedkeys='arguments= config= overlays= limits= MemoryMax= MemoryHigh= CPUQuota= AllowedCPUs= TasksMax='
+	local keys="blueprint= port= label= hostname= restart= $sharedkeys"
 	local common='--quiet --help --version'
 	local verb='' sub='' given=0 i words=''
 	COMPREPLY=()
 
 	for ((i = 1; i < COMP_CWORD; i++)); do
 		case ${COMP_WORDS[i]} in
-		--timeout | --port | --label | --hostname | --arg | --config-line | --overlay | --restart | --limit | --file | --lines | -n)
+		--timeout | --blueprint | --port | --label | --hostname | --arg | --config-line | --overlay | --restart | --limit | \
+			--file | --lines | -n | --keep | --revision | --instance)
 			((i++))
 			;;
 		-f)
@@ -30,7 +43,7 @@ _left4ctl() {
 		*)
 			if [[ -z $verb ]]; then
 				verb=${COMP_WORDS[i]}
-			elif [[ -z $sub && ($verb == game || $verb == job) ]]; then
+			elif [[ -z $sub && $verb =~ ^(game|job|overlay|blueprint)$ ]]; then
 				sub=${COMP_WORDS[i]}
 			else
 				((given++))
@@ -50,7 +63,15 @@ _left4ctl() {
 		return
 		;;
 	--overlay)
-		mapfile -t COMPREPLY < <(compgen -W "$(cd /var/lib/left4/overlays 2>/dev/null && printf '%s\n' */ | tr -d /)" -- "$cur")
+		mapfile -t COMPREPLY < <(compgen -W "$(_left4ctl_overlays)" -- "$cur")
+		return
+		;;
+	--blueprint)
+		mapfile -t COMPREPLY < <(compgen -W "$(_left4ctl_blueprints)" -- "$cur")
+		return
+		;;
+	--instance)
+		mapfile -t COMPREPLY < <(compgen -W "$(_left4ctl_instances)" -- "$cur")
 		return
 		;;
 	--file)
@@ -65,20 +86,33 @@ _left4ctl() {
 			return
 		fi
 		;;
-	--timeout | --port | --label | --hostname | --arg | --config-line | --lines | -n)
+	--timeout | --port | --label | --hostname | --arg | --config-line | --lines | -n | --keep | --revision)
 		return
 		;;
 	esac
 
 	if [[ $cur == -* ]]; then
 		case "$verb $sub" in
-		'create ' | 'configure ') words="$settings $changing" ;;
+		'create ') words="$settings $changing" ;;
+		'configure ') words="$settings --new-rcon-password $changing" ;;
+		'blueprint create') words="$shared $changing" ;;
+		'blueprint configure') words="$shared --dry-run $changing" ;;
 		'initialize ') words="--file --no-wait $changing" ;;
-		'start ' | 'stop ' | 'restart ' | 'kill ' | 'reset ' | 'delete ' | 'game import') words="$waiting $changing" ;;
-		'list ' | 'job list') words='--json --no-legend' ;;
-		'status ' | 'job show') words='--json' ;;
+		'start ' | 'stop ' | 'restart ' | 'kill ' | 'reset ' | 'delete ' | 'game import' | 'overlay build' | 'overlay delete')
+			words="$waiting $changing"
+			;;
+		'overlay import') words="--merge $waiting $changing" ;;
+		'overlay create' | 'overlay configure') words="--keep $changing" ;;
+		'overlay get') words="--revision $changing" ;;
+		'overlay ls') words="--revision --json --no-legend $changing" ;;
+		'overlay rm') words="--recursive $changing" ;;
+		'list ' | 'job list' | 'overlay list' | 'overlay revisions' | 'blueprint list' | 'game revisions') words='--json --no-legend' ;;
+		'which ' | 'diff ') words="--json --no-legend $changing" ;;
+		'conflicts ') words="--instance --json --no-legend $changing" ;;
+		'status ' | 'job show' | 'overlay show' | 'blueprint show') words='--json' ;;
 		'logs ') words='--lines --follow' ;;
-		'job cancel') words=$changing ;;
+		'job cancel' | 'preview ' | 'secret ' | 'overlay rollback' | 'overlay put' | 'overlay edit' | 'overlay mkdir' | \
+			'blueprint delete' | 'game rollback') words=$changing ;;
 		esac
 		mapfile -t COMPREPLY < <(compgen -W "$words $common" -- "$cur")
 		return
@@ -87,10 +121,19 @@ _left4ctl() {
 	case "$verb $sub" in
 	' ') words=$verbs ;;
 	'help ') words=$verbs ;;
-	'game ') words=import ;;
+	'game ') words='import revisions rollback' ;;
 	'job ') words='list show cancel' ;;
+	'overlay ') words=$overlays ;;
+	'blueprint ') words=$blueprints ;;
 	'start ' | 'stop ' | 'restart ' | 'kill ' | 'reset ' | 'delete ') words=$(_left4ctl_instances) ;;
-	'initialize ' | 'status ' | 'logs ') ((given > 0)) || words=$(_left4ctl_instances) ;;
+	'initialize ' | 'status ' | 'logs ' | 'preview ' | 'which ' | 'diff ') ((given > 0)) || words=$(_left4ctl_instances) ;;
+	'secret ')
+		case $given in
+		0) words=$(_left4ctl_instances) ;;
+		1) words=rcon_password ;;
+		esac
+		;;
+	'conflicts ') ((given > 0)) || words=$(_left4ctl_blueprints) ;;
 	'configure ')
 		if ((given > 0)); then
 			compopt -o nospace
@@ -99,6 +142,27 @@ _left4ctl() {
 			words=$(_left4ctl_instances)
 		fi
 		;;
+	'blueprint configure')
+		if ((given > 0)); then
+			compopt -o nospace
+			words=$sharedkeys
+		else
+			words=$(_left4ctl_blueprints)
+		fi
+		;;
+	'blueprint show') ((given > 0)) || words=$(_left4ctl_blueprints) ;;
+	'blueprint delete') words=$(_left4ctl_blueprints) ;;
+	'overlay delete') words=$(_left4ctl_overlays) ;;
+	'overlay import' | 'overlay put' | 'overlay get')
+		if ((given > 0)) && [[ $sub == import || $given -gt 1 ]]; then
+			compopt -o filenames
+			mapfile -t COMPREPLY < <(compgen -f -- "$cur")
+			return
+		fi
+		((given > 0)) || words=$(_left4ctl_overlays)
+		;;
+	'overlay configure' | 'overlay build' | 'overlay show' | 'overlay revisions' | 'overlay rollback' | 'overlay ls' | \
+		'overlay edit' | 'overlay mkdir' | 'overlay rm') ((given > 0)) || words=$(_left4ctl_overlays) ;;
 	'job show' | 'job cancel') ((given > 0)) || words=$(_left4ctl_jobs) ;;
 	'game import')
 		compopt -o filenames

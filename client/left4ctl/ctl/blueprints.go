@@ -218,7 +218,7 @@ type blueprintShowJSON struct {
 func blueprintAsJSON(b client.BlueprintInfo) blueprintJSON {
 	j := blueprintJSON{
 		Name: b.Name, Owner: b.Owner, Overlays: overlaysAsJSON(b.Overlays), Limits: map[string]string{},
-		Instances: slices.Concat([]string{}, b.Instances), Object: string(b.Object),
+		Instances: append([]string{}, b.Instances...), Object: string(b.Object),
 	}
 	names, values := shownLimits(b.Limits)
 	for n := range names {
@@ -280,7 +280,7 @@ func runBlueprintShow(v *invocation) error {
 	if v.json {
 		j := blueprintShowJSON{blueprintJSON: blueprintAsJSON(b)}
 		if config != nil {
-			j.Arguments, j.Config = slices.Concat([]string{}, config.Arguments), slices.Concat([]string{}, config.Lines)
+			j.Arguments, j.Config = append([]string{}, config.Arguments...), append([]string{}, config.Lines...)
 		}
 		return printJSON(v.stdout, j)
 	}

@@ -344,13 +344,14 @@ func unknownVerb(words []string) error {
 		}
 	}
 	e := &usageError{text: fmt.Sprintf("unknown verb %q", said), hint: "left4ctl help"}
-	if near := nearest(said, all); near != "" {
-		e.hint = "did you mean left4ctl " + near + "?"
-	} else if len(below) > 0 {
+	switch near := nearest(said, all); {
+	case len(words) == 1 && len(below) > 0:
+		e.text = said + " needs a verb"
 		e.hint = "there is left4ctl " + strings.Join(below, ", left4ctl ")
-		if len(words) == 1 {
-			e.text = said + " needs a verb"
-		}
+	case near != "":
+		e.hint = "did you mean left4ctl " + near + "?"
+	case len(below) > 0:
+		e.hint = "there is left4ctl " + strings.Join(below, ", left4ctl ")
 	}
 	return e
 }

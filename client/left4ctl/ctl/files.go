@@ -389,7 +389,7 @@ func runOverlayLs(v *invocation) error {
 			}
 			rows = append(rows, []string{e.Kind, size, when(e.Modified), name})
 		}
-		v.table([]string{"KIND", "SIZE", "MODIFIED", "NAME"}, rows, "file")
+		v.table([]string{"KIND", "SIZE", "MODIFIED", "NAME"}, rows, "name")
 	}
 	v.notAll(more)
 	return err

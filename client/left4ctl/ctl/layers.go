@@ -96,7 +96,11 @@ func runDiff(v *invocation) error {
 	} else {
 		var rows [][]string
 		for _, f := range changes {
-			rows = append(rows, []string{f.Change, roughSize(f.Bytes), f.Path})
+			size := roughSize(f.Bytes)
+			if f.Change == "removed" {
+				size = ""
+			}
+			rows = append(rows, []string{f.Change, size, f.Path})
 		}
 		v.table([]string{"CHANGE", "SIZE", "PATH"}, rows, "change")
 	}

@@ -1,8 +1,10 @@
 package ctl
 
 import (
+	"archive/zip"
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"strconv"
@@ -38,6 +40,8 @@ func TestMain(m *testing.M) {
 // Each script in testdata has a bus and a fake left4d of its own, which the command left4d steers:
 //
 //	left4d instance NAME PORT [Property=value…]   define an instance
+//	left4d state NAME STATE                       the state that it is in
+//	left4d pending NAME                           it asks for a restart
 //	left4d limits NAME [Limit=NUMBER…]            its limits, in its definition and as a property
 //	left4d overlay NAME [PATH=TEXT…]              define an overlay with these files
 //	left4d publish NAME [PATH=TEXT…]              give it a new revision, with these files over the others
@@ -73,8 +77,23 @@ func TestScripts(t *testing.T) {
 			env.Setenv("GORACE", "atexit_sleep_ms=0") // else each left4ctl of a test with -race stays for a second
 			return nil
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"left4d": steer},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"left4d": steer, "zip": zipFiles},
 	})
+}
+
+// zipFiles makes a zip file: zip FILE NAME…
+func zipFiles(ts *testscript.TestScript, neg bool, args []string) {
+	f, err := os.Create(ts.MkAbs(args[0]))
+	ts.Check(err)
+	defer f.Close()
+	w := zip.NewWriter(f)
+	for _, name := range args[1:] {
+		out, err := w.Create(name)
+		ts.Check(err)
+		_, err = io.WriteString(out, ts.ReadFile(name))
+		ts.Check(err)
+	}
+	ts.Check(w.Close())
 }
 
 func steer(ts *testscript.TestScript, neg bool, args []string) {
@@ -88,6 +107,10 @@ func steer(ts *testscript.TestScript, neg bool, args []string) {
 		port, err := strconv.ParseUint(args[1], 10, 16)
 		ts.Check(err)
 		d.AddInstance(args[0], uint16(port), properties(args[2:]))
+	case "state":
+		d.SetProperties(args[0], map[string]any{"State": args[1]})
+	case "pending":
+		d.SetProperties(args[0], map[string]any{"PendingRestart": true})
 	case "limits":
 		limits := map[string]dbus.Variant{}
 		for _, a := range args[1:] {
@@ -123,7 +146,7 @@ func steer(ts *testscript.TestScript, neg bool, args []string) {
 	case "changes":
 		var changes []client.Change
 		for _, a := range args[1:] {
-			parts := strings.SplitN(a, ":", 3)
+			parts := strings.SplitN(unescape(a), ":", 3)
 			n, err := strconv.ParseUint(parts[1], 10, 64)
 			ts.Check(err)
 			changes = append(changes, client.Change{Path: parts[2], Change: parts[0], Bytes: n})
