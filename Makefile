@@ -48,7 +48,7 @@ demo: package
 	LEFT4_DEB=$(CURDIR)/$(DEB) go run ./test/demo
 
 # Only root can boot machines. LEFT4_RING names the Debians to boot; without it those tests are skipped.
-TESTS = go test -race -json -count=1 -parallel=2 -timeout=25m ./... | go run ./test/tally
+TESTS = go test -race -json -count=1 -parallel=2 -timeout=60m ./... | go run ./test/tally
 test: lint package
 ifeq ($(shell id -u),0)
 	LEFT4_RING=bookworm,trixie LEFT4_DEB=$(CURDIR)/$(DEB) $(TESTS)

@@ -74,7 +74,7 @@ func realSystemd(t *testing.T) (context.Context, *machine) {
 	if os.Getenv("LEFT4_TEST_SYSTEMD") != "1" {
 		t.Skip("needs a real systemd that may be played with: LEFT4_TEST_SYSTEMD=1")
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	t.Cleanup(cancel)
 	dir := "/run/left4-test"
 	cleanup := func() {
@@ -352,22 +352,19 @@ func TestSystemdTellsWhyNot(t *testing.T) {
 		fifo := m.dir + "/fifo"
 		m.ok(syscall.Mkfifo(fifo, 0o600))
 		m.dropIn(Server{Name: "t-a", PreStart: []string{"/bin/cat", fifo}})
+		first, err := m.queue(ctx, "start", "StartUnit", unit)
+		m.ok(err)
+		second, err := m.queue(ctx, "start", "StartUnit", unit)
+		m.ok(err)
+		m.until(ctx, unit, func(st State) bool { return st.Sub == "start-pre" })
 		short, cancel := context.WithCancel(ctx)
-		changed, stop := m.changes(unit)
-		defer stop()
-		errs := make(chan error)
-		go func() { errs <- m.Start(ctx, unit) }()
-		for st := m.state(ctx, unit); st.Sub != "start-pre"; st = m.state(ctx, unit) {
-			<-changed
-		}
-		go func() { errs <- m.Start(short, unit) }()
 		cancel()
-		if err := <-errs; err != context.Canceled {
+		if err := second(short); err != context.Canceled {
 			t.Errorf("the start without patience says %v", err)
 		}
 		m.ok(m.Stop(ctx, unit))
 		var job *JobError
-		if err := <-errs; !errors.As(err, &job) || job.Result != "canceled" {
+		if err := first(ctx); !errors.As(err, &job) || job.Result != "canceled" {
 			t.Errorf("the pre-empted start says %v", err)
 		}
 		m.ok(m.ResetFailed(ctx, unit))

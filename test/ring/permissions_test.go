@@ -99,18 +99,24 @@ func TestAPasswordIsAsked(t *testing.T) {
 		login := func() *Process {
 			return p.Start(t, "systemd-run", "--quiet", "--wait", "--collect", "--pty", "--uid=bob", "--property=PAMName=login", "left4ctl", "start", "a")
 		}
+		answer := func(asking *Process, password string) (question string) {
+			question = asking.Expect(t, "Password: ")
+			// What is typed between the question and the end of the echo is thrown away.
+			p.Eventually(t, "the terminal shows no password", func() bool {
+				return p.Try("sh", "-ec", `stty -F "/dev/$(ps -C pkttyagent -o tty=)" -a | grep -qw -e -echo`).Code == 0
+			})
+			asking.Type(t, password+"\n")
+			return question
+		}
 		wrong := login()
-		wrong.Expect(t, "Password: ")
-		wrong.Type(t, "guess\n")
+		answer(wrong, "guess")
 		if out, code := wrong.Wait(t); code != 1 || p.get("a", "State") != "stopped" {
 			t.Errorf("a wrong password: %d, %s", code, out)
 		}
 		right := login()
-		said := right.Expect(t, "Password: ")
-		if !strings.Contains(said, "start") {
+		if said := answer(right, "open sesame"); !strings.Contains(said, "start") {
 			t.Errorf("the question does not say what for: %s", said)
 		}
-		right.Type(t, "open sesame\n")
 		if out, code := right.Wait(t); code != 0 {
 			t.Errorf("the right password: %d, %s", code, out)
 		}
