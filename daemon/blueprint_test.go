@@ -146,6 +146,23 @@ func TestBlueprintsThatAreRefused(t *testing.T) {
 	}
 }
 
+func TestExposedFilesAreBounded(t *testing.T) {
+	w := newWorld(t)
+	var all []store.OverlayRef
+	for i := range 9 {
+		name := fmt.Sprintf("o%d", i)
+		w.overlay(name, map[string]string{"left4dead2/cfg/server.cfg": strings.Repeat("x\n", 1<<19)})
+		all = append(all, store.OverlayRef{Overlay: name, Alias: "*"})
+	}
+	w.create("a", Changes{Overlays: &all})
+	if _, err := w.ServerConfig("a"); AsCode(err) != InvalidArgument {
+		t.Errorf("%v", err)
+	}
+	if j := w.do(w.StartInstance, "a", JobFailed); !strings.Contains(j.Cause, "8388608 bytes together") {
+		t.Errorf("%q", j.Cause)
+	}
+}
+
 func TestSecrets(t *testing.T) {
 	w := newWorld(t)
 	w.create("a", Changes{})

@@ -20,8 +20,12 @@ import (
 	"left4.me/left4/units"
 )
 
-// maxServerConfig bounds an overlay's own server.cfg, which becomes part of each instance that exposes it.
-const maxServerConfig = 1 << 20
+// Bounds of the server.cfg of one overlay, which becomes part of each instance that exposes it, and of all that one
+// instance exposes: whoever may edit overlays must not fill left4d's memory.
+const (
+	maxServerConfig  = 1 << 20
+	maxServerConfigs = 8 << 20
+)
 
 // rendered is all that a start of an instance needs on disk.
 type rendered struct {
@@ -73,6 +77,7 @@ type exposed struct {
 // expose reads the server.cfg of those layers that show it, highest first.
 func (d *Daemon) expose(layers []layer) ([]exposed, error) {
 	var all []exposed
+	size := 0
 	for _, l := range layers {
 		if l.Alias == "" {
 			continue
@@ -83,6 +88,9 @@ func (d *Daemon) expose(layers []layer) ([]exposed, error) {
 		}
 		if err != nil {
 			return nil, errorf(InvalidArgument, "overlay %s: cannot read its left4dead2/cfg/server.cfg: %v", l.Overlay, err)
+		}
+		if size += len(text); size > maxServerConfigs {
+			return nil, errorf(InvalidArgument, "the server.cfg files of the exposed overlays have more than %d bytes together", maxServerConfigs)
 		}
 		all = append(all, exposed{l, text})
 	}
