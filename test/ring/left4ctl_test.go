@@ -176,3 +176,37 @@ func TestOverlaysAndBlueprintsForThoseWhoMayNot(t *testing.T) {
 		}
 	})
 }
+
+// Who asks for passwords reads from the terminal, and so does an editor.
+func TestAnEditorHasTheTerminalForItself(t *testing.T) {
+	eachPlay(t, func(t *testing.T, p play) {
+		p.AddUser(t, "bob")
+		p.RunInput(t, strings.NewReader("root:open sesame\n"), "chpasswd")
+		p.ctl("overlay", "create", "sm")
+		p.RunInput(t, strings.NewReader("one\n"), "left4ctl", "overlay", "put", "sm", "x")
+		p.WriteFile(t, "/etc/polkit-1/rules.d/20-bob.rules", `polkit.addRule(function(action, subject) {
+			if (action.id == "me.left4.overlay.inspect" && subject.user == "bob")
+				return polkit.Result.YES;
+		});`, 0o644)
+		p.Eventually(t, "the rule lets bob look", func() bool { return p.TryAs("bob", "left4ctl", "--no-ask-password", "overlay", "ls", "sm").Code == 0 })
+		p.WriteFile(t, "/usr/local/bin/ask-editor", `#!/bin/sh
+ps -C pkttyagent -o tty= && echo an agent is there
+printf 'Text? ' >/dev/tty
+read -r text </dev/tty
+echo "$text" >>"$1"
+`, 0o755)
+		edit := p.Start(t, "systemd-run", "--quiet", "--wait", "--collect", "--pty", "--uid=bob", "--property=PAMName=login", "--setenv=EDITOR=ask-editor",
+			"left4ctl", "overlay", "edit", "sm", "x")
+		if said := edit.Expect(t, "Text? "); strings.Contains(said, "an agent is there") {
+			t.Errorf("beside the editor %s", said)
+		}
+		edit.Type(t, "two\n")
+		p.answer(edit, "open sesame")
+		if out, code := edit.Wait(t); code != 0 {
+			t.Fatalf("%d, %s", code, out)
+		}
+		if got := p.ctl("overlay", "get", "sm", "x"); got != "one\ntwo" {
+			t.Errorf("the file is %q", got)
+		}
+	})
+}

@@ -89,6 +89,18 @@ func TestAnOwnerIsKnownByName(t *testing.T) {
 	})
 }
 
+// answer waits for pkttyagent's question and answers it.
+func (p play) answer(asking *Process, password string) (question string) {
+	p.t.Helper()
+	question = asking.Expect(p.t, "Password: ")
+	// What is typed between the question and the end of the echo is thrown away.
+	p.Eventually(p.t, "the terminal shows no password", func() bool {
+		return p.Try("sh", "-ec", `stty -F "/dev/$(ps -C pkttyagent -o tty=)" -a | grep -qw -e -echo`).Code == 0
+	})
+	asking.Type(p.t, password+"\n")
+	return question
+}
+
 func TestAPasswordIsAsked(t *testing.T) {
 	eachPlay(t, func(t *testing.T, p play) {
 		p.AddUser(t, "bob")
@@ -99,22 +111,13 @@ func TestAPasswordIsAsked(t *testing.T) {
 		login := func() *Process {
 			return p.Start(t, "systemd-run", "--quiet", "--wait", "--collect", "--pty", "--uid=bob", "--property=PAMName=login", "left4ctl", "start", "a")
 		}
-		answer := func(asking *Process, password string) (question string) {
-			question = asking.Expect(t, "Password: ")
-			// What is typed between the question and the end of the echo is thrown away.
-			p.Eventually(t, "the terminal shows no password", func() bool {
-				return p.Try("sh", "-ec", `stty -F "/dev/$(ps -C pkttyagent -o tty=)" -a | grep -qw -e -echo`).Code == 0
-			})
-			asking.Type(t, password+"\n")
-			return question
-		}
 		wrong := login()
-		answer(wrong, "guess")
+		p.answer(wrong, "guess")
 		if out, code := wrong.Wait(t); code != 1 || p.get("a", "State") != "stopped" {
 			t.Errorf("a wrong password: %d, %s", code, out)
 		}
 		right := login()
-		if said := answer(right, "open sesame"); !strings.Contains(said, "start") {
+		if said := p.answer(right, "open sesame"); !strings.Contains(said, "start") {
 			t.Errorf("the question does not say what for: %s", said)
 		}
 		if out, code := right.Wait(t); code != 0 {

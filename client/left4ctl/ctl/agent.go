@@ -17,6 +17,13 @@ func wantsAgent(noAskPassword bool, euid int, stdinIsTerminal bool) bool {
 	return !noAskPassword && euid != 0 && stdinIsTerminal
 }
 
+// bringAgent starts an agent for a verb that may need one.
+func (v *invocation) bringAgent() {
+	if v.command.asks && wantsAgent(v.noAskPassword, os.Geteuid(), isTerminal(v.stdin)) {
+		v.agent = startAgent(v.ctx)
+	}
+}
+
 type agent struct {
 	process *exec.Cmd
 }

@@ -48,7 +48,7 @@ type command struct {
 	help    string // whole sentences
 	min     int    // how many arguments it needs
 	max     int    // and takes, -1 is any number
-	changes bool   // polkit may have to ask somebody, as it may about all that changes something and some that looks closer
+	asks    bool   // polkit may have to ask somebody
 	flags   func(*invocation, *pflag.FlagSet)
 	run     func(*invocation) error
 }
@@ -240,7 +240,7 @@ func (v *invocation) flagSet(c *command) *pflag.FlagSet {
 		c.flags(v, fs)
 	}
 	fs.BoolVarP(&v.quiet, "quiet", "q", false, "print neither steps nor headings")
-	if c.changes || c.name == "" {
+	if c.asks || c.name == "" {
 		fs.BoolVar(&v.noAskPassword, "no-ask-password", false, "do not let polkit ask for a password")
 	}
 	fs.BoolP("help", "h", false, "print this help")
@@ -276,14 +276,12 @@ func (v *invocation) readFlags(fs *pflag.FlagSet, args []string) error {
 	return err
 }
 
-// connect dials left4d, once. Before something is changed it sees to it that polkit has somebody to ask.
+// connect dials left4d, once. It sees to it that polkit has somebody to ask.
 func (v *invocation) connect() (*client.Client, error) {
 	if v.c != nil {
 		return v.c, nil
 	}
-	if v.command.changes && wantsAgent(v.noAskPassword, os.Geteuid(), isTerminal(v.stdin)) {
-		v.agent = startAgent(v.ctx)
-	}
+	v.bringAgent()
 	c, err := v.dial(v.ctx)
 	if err != nil {
 		v.complain(err.Error())

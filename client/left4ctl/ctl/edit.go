@@ -212,6 +212,12 @@ func findEditor(getenv func(string) string, look func(string) (string, error)) (
 func (v *invocation) edit(command []string, file string) error {
 	editor := exec.Command(command[0], append(command[1:len(command):len(command)], file)...)
 	editor.Stdin, editor.Stdout, editor.Stderr = v.stdin, v.stdout.w, v.stderr.w
+	// An agent reads from the terminal too, and a Ctrl-C would end it.
+	if v.agent != nil {
+		v.agent.stop()
+		v.agent = nil
+		defer v.bringAgent()
+	}
 	keys := make(chan os.Signal, 1)
 	signal.Reset(os.Interrupt)
 	signal.Notify(keys, os.Interrupt, syscall.SIGQUIT)

@@ -33,20 +33,20 @@ Several instances are worked on at the same time.`
 func verbs() []command {
 	return []command{
 		{
-			name: "create", args: "NAME", group: groupInstances, min: 1, max: 1, changes: true,
+			name: "create", args: "NAME", group: groupInstances, min: 1, max: 1, asks: true,
 			summary: "define an instance and reserve its port",
 			help: `Defines an instance and reserves its name and port. Nothing runs yet: left4ctl start NAME
 starts it. A name has 1 to 64 of a-z, 0-9, - and _, and begins with a letter or digit.`,
 			flags: settingFlags, run: runCreate,
 		},
 		{
-			name: "clone", args: "NAME NEW", group: groupInstances, min: 2, max: 2, changes: true,
+			name: "clone", args: "NAME NEW", group: groupInstances, min: 2, max: 2, asks: true,
 			summary: "define an instance like another one",
 			help: `Defines the instance NEW as NAME is defined, with the same blueprint. It gets a port and an
 rcon_password of its own, and no label. What the server of NAME wrote is not copied.`,
 			flags: cloneFlags, run: runClone,
 		}, {
-			name: "configure", args: "NAME [KEY=VALUE]…", group: groupInstances, min: 1, max: -1, changes: true,
+			name: "configure", args: "NAME [KEY=VALUE]…", group: groupInstances, min: 1, max: -1, asks: true,
 			summary: "change an instance's definition",
 			help: `Changes what is given and leaves the rest. A running server has it from its next start,
 limits at once.
@@ -58,13 +58,13 @@ arguments and lines behind, and its limits instead; blueprint= makes it follow n
 			flags: configureFlags, run: runConfigure,
 		},
 		{
-			name: "rename", args: "NAME LABEL", group: groupInstances, min: 2, max: 2, changes: true,
+			name: "rename", args: "NAME LABEL", group: groupInstances, min: 2, max: 2, asks: true,
 			summary: "give an instance another label",
 			help: `Sets the label, which is what an instance is called before people. An empty LABEL takes it
 away. The NAME, which is also that of its unit, stays for life.`,
 			run: runRename,
 		}, {
-			name: "initialize", args: "NAME", group: groupInstances, min: 1, max: 1, changes: true,
+			name: "initialize", args: "NAME", group: groupInstances, min: 1, max: 1, asks: true,
 			summary: "render an instance's files, from a spec file or as it is defined",
 			help: `Renders an instance's files, unit settings and mount plan. With --file the instance is
 first defined anew as the spec file says, or created if there is none. start does the
@@ -84,45 +84,45 @@ A spec file is YAML and strict. All keys may be left out:
 			flags: initializeFlags, run: runInitialize,
 		},
 		{
-			name: "start", args: "NAME…", group: groupInstances, min: 1, max: -1, changes: true,
+			name: "start", args: "NAME…", group: groupInstances, min: 1, max: -1, asks: true,
 			summary: "start, now and whenever the machine boots",
 			help:    `Renders, mounts, enables and starts the server. Starting what runs succeeds.` + jobHelp,
 			flags:   jobFlags, run: runLifecycle((*client.Client).StartInstance),
 		},
 		{
-			name: "stop", args: "NAME…", group: groupInstances, min: 1, max: -1, changes: true,
+			name: "stop", args: "NAME…", group: groupInstances, min: 1, max: -1, asks: true,
 			summary: "stop, and stay stopped",
 			help:    `Disables and stops the server. A start of the same instance that is under way ends.` + jobHelp,
 			flags:   jobFlags, run: runLifecycle((*client.Client).StopInstance),
 		},
 		{
-			name: "restart", args: "NAME…", group: groupInstances, min: 1, max: -1, changes: true,
+			name: "restart", args: "NAME…", group: groupInstances, min: 1, max: -1, asks: true,
 			summary: "stop, render and start again",
 			help:    `Stops the server, renders it as it is defined now, and starts it. What is stopped is started.` + jobHelp,
 			flags:   jobFlags, run: runLifecycle((*client.Client).RestartInstance),
 		},
 		{
-			name: "kill", args: "NAME…", group: groupInstances, min: 1, max: -1, changes: true,
+			name: "kill", args: "NAME…", group: groupInstances, min: 1, max: -1, asks: true,
 			summary: "end every process at once, and stay stopped",
 			help:    `Disables the server and ends all its processes with SIGKILL. It stays down.` + jobHelp,
 			flags:   jobFlags, run: runLifecycle((*client.Client).KillInstance),
 		},
 		{
-			name: "reset", args: "NAME…", group: groupInstances, min: 1, max: -1, changes: true,
+			name: "reset", args: "NAME…", group: groupInstances, min: 1, max: -1, asks: true,
 			summary: "stop and remove all that the server wrote",
 			help: `Stops the server and removes all that it wrote. The definition stays; the next start is like
 the first.` + jobHelp,
 			flags: jobFlags, run: runLifecycle((*client.Client).ResetInstance),
 		},
 		{
-			name: "delete", args: "NAME…", group: groupInstances, min: 1, max: -1, changes: true,
+			name: "delete", args: "NAME…", group: groupInstances, min: 1, max: -1, asks: true,
 			summary: "stop and remove an instance with all that is its own",
 			help: `Stops the server and removes all that it wrote and its definition, and frees its port.
 Deleting what is not there succeeds. It does not ask back.` + jobHelp,
 			flags: jobFlags, run: runLifecycle((*client.Client).DeleteInstance),
 		},
 		{
-			name: "apply", group: groupHost, changes: true,
+			name: "apply", group: groupHost, asks: true,
 			summary: "make overlays, blueprints and instances match a file",
 			help: `Creates what the file has and this host has not, and changes what differs. A line is printed
 for each change. What the file does not have stays, and is told; with --prune it is deleted,
@@ -148,7 +148,7 @@ from is a directory, tar or zip file, relative to the file. It is imported only 
 itself makes the overlay, never later: left4ctl overlay import does that.`,
 			flags: applyFlags, run: runApply,
 		}, {
-			name: "export", args: "[NAME]…", group: groupHost, max: -1, changes: true,
+			name: "export", args: "[NAME]…", group: groupHost, max: -1, asks: true,
 			summary: "write a file that apply reads",
 			help: `Writes what overlays, blueprints and instances are defined as, or only the named instances
 with the blueprints and overlays that they need. Neither the files of overlays nor any
@@ -188,21 +188,21 @@ and the groups systemd-journal and adm.`,
 			flags: logsFlags, run: runLogs,
 		},
 		{
-			name: "preview", args: "NAME", group: groupLook, min: 1, max: 1, changes: true,
+			name: "preview", args: "NAME", group: groupLook, min: 1, max: 1, asks: true,
 			summary: "print the server.cfg of the next start",
 			help: `Prints the server.cfg that the next start would give, each line with where it comes from.
 Passwords are blanked.`,
 			run: runPreview,
 		},
 		{
-			name: "secret", args: "NAME [KEY]", group: groupLook, min: 1, max: 2, changes: true,
+			name: "secret", args: "NAME [KEY]", group: groupLook, min: 1, max: 2, asks: true,
 			summary: "print a secret of an instance, its rcon_password",
 			help: `Prints a secret of an instance and nothing else. The KEY that there is, rcon_password, may be
 left out. left4ctl configure NAME --new-rcon-password makes a new one.`,
 			run: runSecret,
 		},
 		{
-			name: "which", args: "NAME PATH", group: groupLook, min: 2, max: 2, changes: true,
+			name: "which", args: "NAME PATH", group: groupLook, min: 2, max: 2, asks: true,
 			summary: "tell which layers of an instance hold a file, and which wins",
 			help: `Lists the layers that hold a path, the highest first: upper is what the server itself wrote,
 then come the overlays and the game. One wins; a directory's content is merged from all that
@@ -215,7 +215,7 @@ other), hidden and wins.`,
 			flags: tableFlags, run: runWhich,
 		},
 		{
-			name: "diff", args: "NAME", group: groupLook, min: 1, max: 1, changes: true,
+			name: "diff", args: "NAME", group: groupLook, min: 1, max: 1, asks: true,
 			summary: "list what a server itself changed",
 			help: `Lists the files that a server itself added, changed, replaced or removed, against the layers
 below it.
@@ -225,7 +225,7 @@ size (bytes).`,
 			flags: tableFlags, run: runDiff,
 		},
 		{
-			name: "conflicts", args: "[BLUEPRINT]", group: groupLook, max: 1, changes: true,
+			name: "conflicts", args: "[BLUEPRINT]", group: groupLook, max: 1, asks: true,
 			summary: "list the files that more than one overlay holds",
 			help: `Lists the files that more than one overlay of a blueprint, or of an instance with --instance,
 holds. The overlay that wins is named first.
@@ -234,14 +234,14 @@ holds. The overlay that wins is named first.
 			flags: conflictsFlags, run: runConflicts,
 		},
 		{
-			name: "blueprint create", args: "NAME", group: groupBlueprints, min: 1, max: 1, changes: true,
+			name: "blueprint create", args: "NAME", group: groupBlueprints, min: 1, max: 1, asks: true,
 			summary: "define a blueprint that instances can follow",
 			help: `Defines a blueprint: overlays, arguments, lines of server.cfg and limits that all instances
 have that follow it (left4ctl create NAME --blueprint BLUEPRINT).`,
 			flags: blueprintFlags, run: runBlueprintCreate,
 		},
 		{
-			name: "blueprint configure", args: "NAME [KEY=VALUE]…", group: groupBlueprints, min: 1, max: -1, changes: true,
+			name: "blueprint configure", args: "NAME [KEY=VALUE]…", group: groupBlueprints, min: 1, max: -1, asks: true,
 			summary: "change a blueprint",
 			help: `Changes what is given and leaves the rest. The servers that follow it have it from their next
 start, limits at once. --dry-run prints the lines that would change and which servers would
@@ -271,27 +271,27 @@ may not see them).`,
 			flags: jsonFlag, run: runBlueprintShow,
 		},
 		{
-			name: "blueprint delete", args: "NAME…", group: groupBlueprints, min: 1, max: -1, changes: true,
+			name: "blueprint delete", args: "NAME…", group: groupBlueprints, min: 1, max: -1, asks: true,
 			summary: "remove a blueprint that nobody follows",
 			help:    `Removes blueprints. One that instances follow stays. Deleting what is not there succeeds.`,
 			run:     runBlueprintDelete,
 		},
 		{
-			name: "overlay create", args: "NAME", group: groupOverlays, min: 1, max: 1, changes: true,
+			name: "overlay create", args: "NAME", group: groupOverlays, min: 1, max: 1, asks: true,
 			summary: "make an empty overlay",
 			help: `Makes an overlay, a layer of files over the game that any number of instances can have. It is
 empty until files are imported or put into it.`,
 			flags: keepFlag, run: runOverlayCreate,
 		},
 		{
-			name: "overlay configure", args: "NAME", group: groupOverlays, min: 1, max: 1, changes: true,
+			name: "overlay configure", args: "NAME", group: groupOverlays, min: 1, max: 1, asks: true,
 			summary: "change how many revisions of an overlay are kept",
 			help: `Changes how many revisions older than the current one stay on disk for a rollback. Whatever an
 instance needs stays besides.`,
 			flags: keepFlag, run: runOverlayConfigure,
 		},
 		{
-			name: "overlay import", args: "NAME DIR|FILE", group: groupOverlays, min: 2, max: 2, changes: true,
+			name: "overlay import", args: "NAME DIR|FILE", group: groupOverlays, min: 2, max: 2, asks: true,
 			summary: "give an overlay the files of a directory or an archive",
 			help: `Makes a new revision of an overlay from a directory, or from a .tar, .tar.gz, .tar.zst or .zip,
 read with your own rights. It replaces all that the overlay held; with --merge it is put over
@@ -300,7 +300,7 @@ it. Servers have it from their next start; what runs goes on with what it has. A
 			flags: overlayImportFlags, run: runOverlayImport,
 		},
 		{
-			name: "overlay build", args: "NAME", group: groupOverlays, min: 1, max: 1, changes: true,
+			name: "overlay build", args: "NAME", group: groupOverlays, min: 1, max: 1, asks: true,
 			summary: "build an overlay that is built and not imported",
 			help:    `Makes a new revision of an overlay whose type makes its files itself.` + jobHelp,
 			flags:   jobFlags, run: runOverlayBuild,
@@ -334,21 +334,21 @@ and size (bytes).`,
 			flags: tableFlags, run: runOverlayRevisions,
 		},
 		{
-			name: "overlay rollback", args: "NAME [REVISION]", group: groupOverlays, min: 1, max: 2, changes: true,
+			name: "overlay rollback", args: "NAME [REVISION]", group: groupOverlays, min: 1, max: 2, asks: true,
 			summary: "make an older revision the current one",
 			help: `Makes REVISION, or the next older one that is on disk, the current one. Servers have it from
 their next start.`,
 			run: runOverlayRollback,
 		},
 		{
-			name: "overlay delete", args: "NAME…", group: groupOverlays, min: 1, max: -1, changes: true,
+			name: "overlay delete", args: "NAME…", group: groupOverlays, min: 1, max: -1, asks: true,
 			summary: "remove an overlay that nobody uses",
 			help: `Removes overlays with all their revisions. One that an instance or blueprint names stays.
 Deleting what is not there succeeds. It does not ask back.` + jobHelp,
 			flags: jobFlags, run: runOverlayDelete,
 		},
 		{
-			name: "overlay ls", args: "NAME [PATH]", group: groupFiles, min: 1, max: 2, changes: true,
+			name: "overlay ls", args: "NAME [PATH]", group: groupFiles, min: 1, max: 2, asks: true,
 			summary: "list a directory of an overlay",
 			help: `Lists what a directory of an overlay holds, the top if there is no PATH.
 ` + pathHelp + `
@@ -358,21 +358,21 @@ modified (RFC 3339, or null).`,
 			flags: lsFlags, run: runOverlayLs,
 		},
 		{
-			name: "overlay get", args: "NAME PATH [FILE]", group: groupFiles, min: 2, max: 3, changes: true,
+			name: "overlay get", args: "NAME PATH [FILE]", group: groupFiles, min: 2, max: 3, asks: true,
 			summary: "read a file of an overlay",
 			help: `Prints a file, or writes it to FILE, or into FILE if that is a directory. What a terminal would
 not show as it is, is not printed on one.` + pathHelp,
 			flags: revisionFlag, run: runOverlayGet,
 		},
 		{
-			name: "overlay put", args: "NAME PATH [FILE]", group: groupFiles, min: 2, max: 3, changes: true,
+			name: "overlay put", args: "NAME PATH [FILE]", group: groupFiles, min: 2, max: 3, asks: true,
 			summary: "write one file of an overlay",
 			help: `Makes a new revision in which PATH is what FILE, or standard input, holds. A PATH that ends in
 / is a directory, in which the file keeps its name.` + pathHelp,
 			run: runOverlayPut,
 		},
 		{
-			name: "overlay edit", args: "NAME PATH", group: groupFiles, min: 2, max: 2, changes: true,
+			name: "overlay edit", args: "NAME PATH", group: groupFiles, min: 2, max: 2, asks: true,
 			summary: "edit one file of an overlay",
 			help: `Opens a file with $VISUAL, $EDITOR, editor or vi, and makes a new revision of what you saved. If
 nothing has changed there is none. A file that is not there is made. If somebody else has
@@ -380,20 +380,20 @@ changed it meanwhile, what you wrote is kept in a file and its name is told.` + 
 			run: runOverlayEdit,
 		},
 		{
-			name: "overlay mkdir", args: "NAME PATH", group: groupFiles, min: 2, max: 2, changes: true,
+			name: "overlay mkdir", args: "NAME PATH", group: groupFiles, min: 2, max: 2, asks: true,
 			summary: "make a directory in an overlay",
 			help:    `Makes a new revision with an empty directory, and those above it.` + pathHelp,
 			run:     runOverlayMkdir,
 		},
 		{
-			name: "overlay rm", args: "NAME PATH…", group: groupFiles, min: 2, max: -1, changes: true,
+			name: "overlay rm", args: "NAME PATH…", group: groupFiles, min: 2, max: -1, asks: true,
 			summary: "remove files from an overlay",
 			help:    `Makes a new revision without these files, or directories with -r.` + pathHelp,
 			flags:   removeFlags, run: runOverlayRm,
 		},
 		{
-			name: "game import", args: "DIR|FILE", group: groupGame, min: 1, max: 1, changes: true,
-			summary: "install the game from a directory or a tar file",
+			name: "game import", args: "DIR|FILE", group: groupGame, min: 1, max: 1, asks: true,
+			summary: "install the game from a directory or an archive",
 			help: `Makes a new revision of the game from a directory, or from a .tar, .tar.gz, .tar.zst or .zip,
 read with your own rights. Servers have it from their next start. A directory is packed by
 this command, so the import ends with it; --no-wait stays until all is packed.`,
@@ -408,7 +408,7 @@ this command, so the import ends with it; --no-wait stays until all is packed.`,
 			flags: tableFlags, run: runGameRevisions,
 		},
 		{
-			name: "game rollback", args: "[REVISION]", group: groupGame, max: 1, changes: true,
+			name: "game rollback", args: "[REVISION]", group: groupGame, max: 1, asks: true,
 			summary: "make an older revision of the game the current one",
 			help: `Makes REVISION, or the next older one that is on disk, the current one. Servers have it from
 their next start.`,
@@ -433,7 +433,7 @@ step it is at), requester (uid), created, started, finished (RFC 3339, or null),
 			flags: jsonFlag, run: runJobShow,
 		},
 		{
-			name: "job cancel", args: "ID", group: groupJobs, min: 1, max: 1, changes: true,
+			name: "job cancel", args: "ID", group: groupJobs, min: 1, max: 1, asks: true,
 			summary: "end a job",
 			help:    `Asks for the end of a job that is queued or running.`,
 			run:     runJobCancel,
