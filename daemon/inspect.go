@@ -22,6 +22,7 @@ import (
 const (
 	maxEntries = 10_000
 	maxRows    = 5000
+	maxAnswer  = 8 << 20 // bytes of text
 )
 
 // Found is a layer that holds a path.
@@ -199,12 +200,19 @@ func (d *Daemon) conflicts(ctx context.Context, overlays []store.OverlayRef) ([]
 	if err != nil {
 		return nil, false, err
 	}
-	conflicts := make([]Conflict, len(rows))
-	for i, row := range rows {
-		conflicts[i].Path = row.Path
+	conflicts := make([]Conflict, 0, len(rows))
+	size := 0
+	for _, row := range rows {
+		c := Conflict{Path: row.Path}
+		size += len(row.Path)
 		for _, layer := range row.Layers {
-			conflicts[i].Overlays = append(conflicts[i].Overlays, s.names[layer])
+			c.Overlays = append(c.Overlays, s.names[layer])
+			size += len(s.names[layer])
 		}
+		if size > maxAnswer {
+			return conflicts, true, nil
+		}
+		conflicts = append(conflicts, c)
 	}
 	return conflicts, more, nil
 }
