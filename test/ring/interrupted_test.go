@@ -3,6 +3,7 @@ package ring
 import (
 	"crypto/rand"
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -26,11 +27,11 @@ func TestAnInterruptedImportPublishesNothing(t *testing.T) {
 			for victim, kill := range map[string]func(im importing){
 				"worker": func(im importing) { p.Run(t, "systemctl", "kill", "--signal=KILL", worker) },
 				"left4d and worker": func(im importing) {
-					p.killLeft4d()
+					p.killLeft4d(func() {})
 					p.Run(t, "systemctl", "kill", "--signal=KILL", worker)
 				},
 				"left4d and client": func(im importing) {
-					p.killLeft4d()
+					p.killLeft4d(func() {})
 					im.stream.Close()
 				},
 			} {
@@ -41,8 +42,7 @@ func TestAnInterruptedImportPublishesNothing(t *testing.T) {
 				}
 				p.waitStatus(im.job, "unpacking: ")
 				kill(im)
-				p.Run(t, "systemctl", "unmask", "--runtime", "left4d.service")
-				p.Run(t, "systemctl", "start", "left4d.service")
+				p.startLeft4d()
 				if got := ends.ended(t, im.job); got != "failed" {
 					t.Errorf("%s: the import is %s", victim, got)
 				}
@@ -90,12 +90,20 @@ func TestAnInterruptedImportPublishesNothing(t *testing.T) {
 	})
 }
 
-// killLeft4d kills it and keeps it down until the mask is taken off.
-func (p play) killLeft4d() {
+// killLeft4d kills it at a moment, and keeps it down until startLeft4d.
+func (p play) killLeft4d(moment func()) {
 	p.t.Helper()
+	pid := strconv.Itoa(p.MainPID(p.t, "left4d.service"))
 	p.Run(p.t, "systemctl", "mask", "--runtime", "left4d.service")
-	p.Run(p.t, "systemctl", "kill", "--signal=KILL", "left4d.service")
+	moment()
+	p.Run(p.t, "kill", "-KILL", pid)
 	p.WaitUnit(p.t, "left4d.service", "MainPID", "0")
+}
+
+func (p play) startLeft4d() {
+	p.t.Helper()
+	p.Run(p.t, "systemctl", "unmask", "--runtime", "left4d.service")
+	p.Run(p.t, "systemctl", "start", "left4d.service")
 }
 
 // A disk that is full half way: nothing is published and the old revision stays, whether the worker meets it or left4d.

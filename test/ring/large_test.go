@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/godbus/dbus/v5"
 )
 
 // left4d neither unpacks nor holds what it merges: however many files there are, it stays small, and one that changes
@@ -58,14 +60,22 @@ func TestAnOverlayOfManyFiles(t *testing.T) {
 
 		// left4d is killed while it puts files together.
 		im = p.importOverlay("large", merging())
-		im.write(t, archive(map[string]string{"left4dead2/d0/f0.txt": "bad"}))
-		p.waitStatus(im.job, "merging")
-		p.killLeft4d()
+		steps := p.Signals(t, dbus.WithMatchObjectPath(im.job), dbus.WithMatchMember("PropertiesChanged"))
+		p.killLeft4d(func() {
+			im.write(t, archive(map[string]string{"left4dead2/d0/f0.txt": "bad"}))
+			steps.Wait(t, "merging", func(s *dbus.Signal) bool {
+				if s.Path != im.job {
+					return false
+				}
+				changed, _ := s.Body[1].(map[string]dbus.Variant)
+				status, _ := changed["Status"].Value().(string)
+				return strings.HasPrefix(status, "merging")
+			})
+		})
 		if got := strings.Join(p.list(dir), " "); !strings.Contains(got, ".merge-3") {
 			t.Errorf("it was not killed while it merged: %s holds %s", dir, got)
 		}
-		p.Run(t, "systemctl", "unmask", "--runtime", "left4d.service")
-		p.Run(t, "systemctl", "start", "left4d.service")
+		p.startLeft4d()
 		if got := ends.ended(t, im.job); got != "failed" || !strings.Contains(p.job(im.job, "Cause"), "left4d was restarted while it put the files together") {
 			t.Errorf("the import is %s: %s", got, p.job(im.job, "Cause"))
 		}

@@ -5,6 +5,9 @@ import (
 	"testing"
 )
 
+// cgroupFile is where the kernel has a limit, by systemd's name.
+var cgroupFile = map[string]string{"MemoryMax": "memory.max", "TasksMax": "pids.max"}
+
 // cgroup is a file of a server's control group, "" where the controller is not there.
 func (p play) cgroup(name, file string) string {
 	p.t.Helper()
@@ -25,7 +28,7 @@ func TestLimitsOfABlueprintChangeWhileItsServersRun(t *testing.T) {
 			if got := p.Property(t, unit(name), property); got != value {
 				t.Errorf("%s: %s of %s is %s, want %s", when, property, name, got, value)
 			}
-			file := map[string]string{"MemoryMax": "memory.max", "TasksMax": "pids.max"}[property]
+			file := cgroupFile[property]
 			if got := p.cgroup(name, file); got != "" && got != value {
 				t.Errorf("%s: %s of %s is %s, want %s", when, file, name, got, value)
 			}
@@ -83,6 +86,10 @@ func TestLimitsChangeWhileItRuns(t *testing.T) {
 			t.Helper()
 			if got := p.Property(t, unit("a"), property); got != value {
 				t.Errorf("%s: %s is %s, want %s", when, property, got, value)
+			}
+			file := cgroupFile[property]
+			if got := p.cgroup("a", file); got != "" && got != value {
+				t.Errorf("%s: %s is %s, want %s", when, file, got, value)
 			}
 		}
 		want("at the start", "TasksMax", "200")
