@@ -177,14 +177,13 @@ func (w *world) publishGame() uint32 {
 // overlay makes an overlay with the files given by path.
 func (w *world) overlay(name string, files map[string]string) Overlay {
 	w.t.Helper()
-	o, err := w.CreateOverlay(name, "files", OverlayChanges{}, 1000)
-	if err != nil {
+	if _, err := w.CreateOverlay(name, "files", OverlayChanges{}, 1000); err != nil {
 		w.t.Fatal(err)
 	}
 	if files != nil {
 		w.importFiles(name, Import{}, files, JobDone)
 	}
-	o, err = w.Overlay(name)
+	o, err := w.Overlay(name)
 	if err != nil {
 		w.t.Fatal(err)
 	}
