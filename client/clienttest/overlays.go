@@ -258,6 +258,13 @@ func (m *manager) ImportOverlay(msg dbus.Message, name string, stream dbus.UnixF
 				next.remove(path.Clean(name))
 			}
 		}
+		if into, ok := o["into"]; ok {
+			below := map[string]file{}
+			for name, f := range got {
+				below[path.Join(into.Value().(string), name)] = f
+			}
+			got = below
+		}
 		for _, name := range slices.Sorted(maps.Keys(got)) {
 			switch was := next.files[name].kind; {
 			case was == "directory" && got[name].kind != "directory":
@@ -396,7 +403,11 @@ func (f *overlayFace) OpenFile(msg dbus.Message, text string, o options) (dbus.U
 	// It is closed with the test: it must be open until the answer is on its way.
 	out, bad := os.CreateTemp(f.t.TempDir(), "")
 	if bad == nil {
-		f.t.Cleanup(func() { out.Close() })
+		f.t.Cleanup(func() {
+			f.mu.Lock() // an answer that nobody read to its end may still be made
+			defer f.mu.Unlock()
+			out.Close()
+		})
 		_, bad = out.Write(r.files[name].data)
 	}
 	if bad == nil {

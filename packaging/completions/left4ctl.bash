@@ -103,7 +103,7 @@ _left4ctl() {
 		'start ' | 'stop ' | 'restart ' | 'kill ' | 'reset ' | 'delete ' | 'game import' | 'overlay build' | 'overlay delete')
 			words="$waiting $changing"
 			;;
-		'overlay import') words="--merge $waiting $changing" ;;
+		'overlay import') words="--into --merge $waiting $changing" ;;
 		'overlay create' | 'overlay configure') words="--keep $changing" ;;
 		'overlay get') words="--revision $changing" ;;
 		'overlay ls') words="--revision --json --no-legend $changing" ;;

@@ -99,6 +99,7 @@ complete -c left4ctl -n '__left4ctl_said conflicts' -x -l instance -a '(__left4c
 complete -c left4ctl -n '__left4ctl_said configure' -l new-rcon-password -d 'Make a new rcon_password'
 complete -c left4ctl -n '__left4ctl_does apply "blueprint configure"' -l dry-run -d 'Print what would change'
 complete -c left4ctl -n '__left4ctl_does "overlay create" "overlay configure"' -x -l keep -d 'Older revisions to keep'
+complete -c left4ctl -n '__left4ctl_said overlay import' -l into -x -d 'Put all into this directory of the overlay'
 complete -c left4ctl -n '__left4ctl_said overlay import' -l merge -d 'Keep the files that are not brought'
 complete -c left4ctl -n '__left4ctl_does "overlay ls" "overlay get"' -x -l revision -d 'Look into this revision'
 complete -c left4ctl -n '__left4ctl_said overlay rm' -s r -l recursive -d 'Remove directories too'

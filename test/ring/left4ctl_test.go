@@ -18,7 +18,7 @@ func (p play) revisionDir(name string, revision uint32) string {
 		Revision uint32
 	}
 	if err := json.Unmarshal([]byte(p.ctl("overlay", "show", name, "--json")), &o); err != nil {
-		p.t.Fatal(err)
+		p.t.Fatalf("%v", err)
 	}
 	if revision == 0 {
 		revision = o.Revision

@@ -254,51 +254,6 @@ func TestServersOutliveLeft4d(t *testing.T) {
 	})
 }
 
-func TestFiftyAtOnce(t *testing.T) {
-	eachPlay(t, func(t *testing.T, p play) {
-		var names []string
-		for i := range 50 {
-			name := fmt.Sprintf("s%d", i)
-			names = append(names, name)
-			p.manager("CreateInstance", "sa{sv}a{sv}", name, "0", "0")
-		}
-		bus, before := p.Bus(t), p.reloads()
-		ended := p.Signals(t, dbus.WithMatchInterface(managerI), dbus.WithMatchMember("JobRemoved"))
-		all := func(method, kind string) {
-			t.Helper()
-			for _, name := range names {
-				bus.Object(service, "/me/left4").Go(managerI+"."+method, 0, nil, name, map[string]dbus.Variant{})
-			}
-			for range names {
-				s := ended.Wait(t, kind, jobEnded(kind))
-				if s.Body[4] != "done" {
-					t.Errorf("%s %s: %s", kind, s.Body[3], s.Body[4])
-				}
-			}
-		}
-		all("StartInstance", "start")
-		if n := p.reloads() - before; n != 0 {
-			t.Errorf("the first starts cost %d reloads", n)
-		}
-		for i, name := range names {
-			p.ready(27015 + i)
-			if got := p.get(name, "State"); got != "running" {
-				t.Errorf("%s is %s", name, got)
-			}
-		}
-		if n := len(p.mounts()); n != 50 {
-			t.Errorf("%d mounts", n)
-		}
-		all("StopInstance", "stop")
-		if got := p.mounts(); len(got) != 0 {
-			t.Errorf("still mounted: %q", got)
-		}
-		if journal := p.journal(t); strings.Contains(journal, "EBUSY") || strings.Contains(journal, "busy") {
-			t.Error("something was busy at the unmount")
-		}
-	})
-}
-
 // A stop that comes while the files of a start are being mounted must not leave them mounted.
 func TestAStopRightAfterAStart(t *testing.T) {
 	eachPlay(t, func(t *testing.T, p play) {

@@ -26,17 +26,23 @@ var programs = struct {
 // play is a machine with left4 and the stand-in game.
 type play struct {
 	*Machine
-	t *testing.T
+	t TB
 }
 
 // eachPlay runs a test in a fresh machine of each suite, with the game imported.
 func eachPlay(t *testing.T, test func(t *testing.T, p play)) {
 	Each(t, func(t *testing.T, m *Machine) {
 		p := play{m, t}
-		p.bring()
-		p.Run(t, "left4ctl", "game", "import", "/root/game")
+		p.install()
 		test(t, p)
 	})
+}
+
+// install makes the stand-in the machine's game.
+func (p play) install() {
+	p.t.Helper()
+	p.bring()
+	p.ctl("game", "import", "/root/game")
 }
 
 // bring puts the stand-in, its tree and the query tool into the machine.
@@ -60,7 +66,7 @@ func (p play) bring() {
 		}
 	})
 	if programs.err != nil {
-		p.t.Fatal(programs.err)
+		p.t.Fatalf("%v", programs.err)
 	}
 	p.CopyIn(p.t, programs.standin, "/usr/local/bin/standin")
 	p.CopyIn(p.t, programs.query, "/usr/local/bin/left4-query")
@@ -98,7 +104,18 @@ func (p play) manager(method string, args ...string) string {
 // get reads a property of an instance, as busctl prints it without the type.
 func (p play) get(name, property string) string {
 	p.t.Helper()
-	return value(p.Run(p.t, "busctl", "get-property", service, "/me/left4/instance/"+label(name), "me.left4.Instance", property))
+	return p.property("instance", name, "me.left4.Instance", property)
+}
+
+// ofOverlay is get for an overlay.
+func (p play) ofOverlay(name, property string) string {
+	p.t.Helper()
+	return p.property("overlay", name, "me.left4.Overlay", property)
+}
+
+func (p play) property(kind, name, iface, property string) string {
+	p.t.Helper()
+	return value(p.Run(p.t, "busctl", "get-property", service, "/me/left4/"+kind+"/"+label(name), iface, property))
 }
 
 // value is what busctl has printed, without the type.

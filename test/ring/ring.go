@@ -41,14 +41,32 @@ func EachBare(t *testing.T, test func(t *testing.T, m *Machine)) {
 	eachSuite(t, func(t *testing.T, suite string) { test(t, BootBare(t, suite)) })
 }
 
+// Once is Each in the last suite only, for what is large and the same in all.
+func Once(t *testing.T, test func(t *testing.T, m *Machine)) {
+	t.Helper()
+	all := suites(t)
+	inSuites(t, all[len(all)-1:], func(t *testing.T, suite string) { test(t, Boot(t, suite)) })
+}
+
 func eachSuite(t *testing.T, test func(t *testing.T, suite string)) {
 	t.Helper()
-	suites := os.Getenv("LEFT4_RING")
-	if suites == "" {
+	inSuites(t, suites(t), test)
+}
+
+// suites are those that LEFT4_RING names; without it the test skips.
+func suites(t testing.TB) []string {
+	t.Helper()
+	names := os.Getenv("LEFT4_RING")
+	if names == "" {
 		t.Skip("boots machines, which LEFT4_RING allows: run sudo make test")
 	}
+	return strings.Split(names, ",")
+}
+
+func inSuites(t *testing.T, suites []string, test func(t *testing.T, suite string)) {
+	t.Helper()
 	t.Parallel()
-	for _, suite := range strings.Split(suites, ",") {
+	for _, suite := range suites {
 		t.Run(suite, func(t *testing.T) {
 			t.Parallel()
 			test(t, suite)

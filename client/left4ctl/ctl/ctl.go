@@ -81,6 +81,7 @@ type invocation struct {
 	prune         bool
 	keep          uint32
 	merge         bool
+	into          string
 	recursive     bool
 	revision      uint32
 	instance      string

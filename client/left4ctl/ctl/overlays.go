@@ -59,13 +59,14 @@ func runOverlayConfigure(v *invocation) error {
 
 func overlayImportFlags(v *invocation, fs *pflag.FlagSet) {
 	fs.BoolVar(&v.merge, "merge", false, "keep the files of the current revision that are not brought")
+	fs.StringVar(&v.into, "into", "", "put all into `DIR` of the overlay, as left4dead2 for SourceMod")
 	jobFlags(v, fs)
 }
 
 func runOverlayImport(v *invocation) error {
 	name, path := v.args[0], v.args[1]
 	return v.importFrom(name, path, func(c *client.Client, s *client.Source) (*client.Job, error) {
-		return c.ImportOverlay(v.ctx, name, s.File, client.ImportOptions{Size: s.Size, Merge: v.merge, Timeout: time.Duration(v.timeout)})
+		return c.ImportOverlay(v.ctx, name, s.File, client.ImportOptions{Size: s.Size, Merge: v.merge, Into: v.into, Timeout: time.Duration(v.timeout)})
 	})
 }
 

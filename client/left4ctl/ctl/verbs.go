@@ -295,8 +295,9 @@ instance needs stays besides.`,
 			summary: "give an overlay the files of a directory or an archive",
 			help: `Makes a new revision of an overlay from a directory, or from a .tar, .tar.gz, .tar.zst or .zip,
 read with your own rights. It replaces all that the overlay held; with --merge it is put over
-it. Servers have it from their next start; what runs goes on with what it has. A directory or
-.zip is packed by this command, so the import ends with it.`,
+it. What is made to be unpacked in the game's own directory, as Metamod and SourceMod, goes
+there by --into left4dead2. Servers have it from their next start; what runs goes on with what
+it has. A directory or .zip is packed by this command, so the import ends with it.`,
 			flags: overlayImportFlags, run: runOverlayImport,
 		},
 		{
