@@ -107,8 +107,8 @@ func packing(what packable) (*Source, error) {
 	}
 	s := &Source{File: reader, Size: uint64(size), packed: make(chan error, 1)}
 	go func() {
-		defer what.Close()
 		err := pack(what, writer)
+		what.Close() // before anybody hears of the end
 		// A reader that has gone knows why better than we do.
 		if errors.Is(err, unix.EPIPE) {
 			err = nil

@@ -65,6 +65,8 @@ func killBefore(t *testing.T, victim, dir string, n int) (killed bool) {
 	cmd.Stdout, cmd.Stderr = &out, &out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Ptrace: true, Pdeathsig: syscall.SIGKILL}
 	must(t, cmd.Start())
+	// Its status is taken by others here, so nothing else closes what os has open for it.
+	defer cmd.Process.Release()
 	pid := cmd.Process.Pid
 	var ws unix.WaitStatus
 	_, err := unix.Wait4(pid, &ws, unix.WALL, nil)

@@ -220,17 +220,21 @@ func (v *invocation) edit(command []string, file string) error {
 	}
 	keys := make(chan os.Signal, 1)
 	signal.Reset(os.Interrupt)
+	// Taken and not ignored, for the editor would inherit that.
 	signal.Notify(keys, os.Interrupt, syscall.SIGQUIT)
 	defer func() {
 		// The context of main does not hear of Ctrl-C any more.
 		ctx, stop := signal.NotifyContext(v.ctx, os.Interrupt)
 		signal.Stop(keys)
+		signal.Reset(syscall.SIGQUIT)
 		v.ctx = ctx
 		context.AfterFunc(ctx, stop)
 	}()
 	if err := editor.Start(); err != nil {
 		return fmt.Errorf("%s: %w", command[0], plain(err))
 	}
+	// From here on the kernel drops them: none may come to us late, when the editor has ended.
+	signal.Ignore(os.Interrupt, syscall.SIGQUIT)
 	stop := context.AfterFunc(v.ctx, func() { editor.Process.Signal(syscall.SIGTERM) })
 	defer stop()
 	if err := editor.Wait(); err != nil {
