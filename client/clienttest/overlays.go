@@ -404,7 +404,7 @@ func (f *overlayFace) OpenFile(msg dbus.Message, text string, o options) (dbus.U
 	out, bad := os.CreateTemp(f.t.TempDir(), "")
 	if bad == nil {
 		f.t.Cleanup(func() {
-			f.mu.Lock() // an answer that nobody read to its end may still be made
+			f.mu.Lock() // behind the call that gave it out
 			defer f.mu.Unlock()
 			out.Close()
 		})

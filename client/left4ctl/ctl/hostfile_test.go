@@ -373,7 +373,7 @@ func (h *host) asPresent() present {
 func TestDefinitionsAreComparedByKey(t *testing.T) {
 	base := completed(client.Config{})
 	text, port := "x", uint16(27020)
-	for want, c := range map[string]client.Config{
+	cases := map[string]client.Config{
 		"blueprint": {Blueprint: &text},
 		"port":      {Port: &port},
 		"label":     {Label: &text},
@@ -383,10 +383,24 @@ func TestDefinitionsAreComparedByKey(t *testing.T) {
 		"arguments": {Arguments: []string{"x"}},
 		"config":    {Lines: []string{""}},
 		"limits":    {Limits: &client.Limits{AllowedCPUs: []byte{1}}},
+	}
+	// A key that export and apply do not know would be lost without a word.
+	for _, count := range [][2]int{
+		{reflect.TypeFor[client.Config]().NumField(), len(cases)},
+		{reflect.TypeFor[client.Limits]().NumField(), len(limits)},
+		{reflect.TypeFor[client.OverlayConfig]().NumField(), 1},
 	} {
+		if count[0] != count[1] {
+			t.Errorf("a definition has %d keys, of which a host file can hold %d", count[0], count[1])
+		}
+	}
+	for want, c := range cases {
 		changes, keys := changed(base, completed(c))
 		if !slices.Equal(keys, []string{want}) || !reflect.DeepEqual(changes, c) {
 			t.Errorf("%s: %v, %+v", want, keys, changes)
+		}
+		if _, lines := (definition{config: completed(c)}).lines(); len(lines) != 1 || lines[0][0] != want {
+			t.Errorf("%s is written as %q", want, lines)
 		}
 		// And back: the default has to be sent, but for the port, which stays.
 		changes, keys = changed(completed(c), base)
