@@ -244,7 +244,7 @@ const (
 	// sameMax is how large a file, in bytes, can be whose contents are compared.
 	sameMax = 1 << 20
 	// textMax is how many bytes the paths in one answer may have together.
-	textMax = 8 << 20
+	textMax = 4 << 20
 )
 
 // ChangesIn tells what the directory upper changes in the layers lowers, the highest first, as overlayfs puts them together:

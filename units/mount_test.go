@@ -149,6 +149,30 @@ func TestMount(t *testing.T) {
 		if digest, mounted, err := l.Mounted("x"); digest != "d1" || !mounted || err != nil {
 			t.Errorf("Mounted: %q %v %v", digest, mounted, err)
 		}
+		if got, mounted, err := l.MountedLower("x"); !slices.Equal(got, lower) || !mounted || err != nil {
+			t.Errorf("MountedLower: %q %v %v", got, mounted, err)
+		}
+		for text, known := range map[string]bool{
+			"d1\n":            true, // as an earlier version wrote it
+			"d1":              true,
+			"d1\ngame/3\n":    false,
+			"d1\n\"..\"\n":    false,
+			"d1\n\"game/3\"x": false,
+		} {
+			putFile(t, l.Run+"/mounted/x", text)
+			got, mounted, err := l.MountedLower("x")
+			if got != nil || !mounted || (err == nil) != known {
+				t.Errorf("MountedLower of %q: %q %v %v", text, got, mounted, err)
+			}
+			if digest, mounted, err := l.Mounted("x"); digest != "d1" || !mounted || err != nil {
+				t.Errorf("Mounted of %q: %q %v %v", text, digest, mounted, err)
+			}
+		}
+		must(t, os.RemoveAll(l.Run+"/mounted"))
+		if got, mounted, err := l.MountedLower("x"); got != nil || !mounted || err != nil {
+			t.Errorf("MountedLower without a file: %q %v %v", got, mounted, err)
+		}
+		mkdir(t, l.Run+"/mounted")
 		for range 2 {
 			must(t, m.Unmount("x"))
 			if at := m.mountedAt(t); len(at) != 0 {
@@ -156,6 +180,9 @@ func TestMount(t *testing.T) {
 			}
 			if digest, mounted, err := l.Mounted("x"); digest != "" || mounted || err != nil {
 				t.Errorf("Mounted: %q %v %v", digest, mounted, err)
+			}
+			if got, mounted, err := l.MountedLower("x"); got != nil || mounted || err != nil {
+				t.Errorf("MountedLower: %q %v %v", got, mounted, err)
 			}
 		}
 		if got := listDir(t, l.Run+"/mounted"); got != "" {
@@ -208,6 +235,9 @@ func TestMountManyLayers(t *testing.T) {
 			return
 		}
 		must(t, err)
+		if got, mounted, err := m.Layout.MountedLower("x"); len(got) != 500 || !mounted || err != nil {
+			t.Errorf("MountedLower: %d layers, %v, %v", len(got), mounted, err)
+		}
 		must(t, m.Unmount("x"))
 
 		// One name that is longer than what fsconfig takes as a string.
@@ -768,6 +798,42 @@ func FuzzOldOptions(f *testing.F) {
 		}
 		if !slices.Equal(lower, p.Lower) || !maps.Equal(rest, want) {
 			t.Fatalf("%q became %q and %v", p.Lower, lower, rest)
+		}
+	})
+}
+
+func TestMountedTextIsBounded(t *testing.T) {
+	p := Plan{Digest: strings.Repeat("d", 128)}
+	for i := range maxLayers {
+		// What is quoted at the greatest length.
+		p.Lower = append(p.Lower, fmt.Sprintf("overlays/%03d", i)+strings.Repeat("/"+strings.Repeat("\u00a0", 127), 15))
+	}
+	must(t, p.check())
+	text := p.mountedText()
+	if len(text) > maxPlan {
+		t.Errorf("%d bytes", len(text))
+	}
+	if got, err := parseMounted(string(text)); !slices.Equal(got, p.Lower) || err != nil {
+		t.Errorf("%d layers, %v", len(got), err)
+	}
+	text = append(text, "\"overlays/more\"\n"...)
+	if _, err := parseMounted(string(text)); err == nil {
+		t.Error("too many layers were taken")
+	}
+}
+
+func FuzzMounted(f *testing.F) {
+	f.Add("d\n\"game/3\"\n")
+	f.Add("d")
+	f.Add("d\n\"overlays/a\\u00a0\\\\\"\n`game/3`")
+	f.Fuzz(func(t *testing.T, text string) {
+		lower, err := parseMounted(text)
+		if err != nil {
+			return
+		}
+		again, err := parseMounted(string(Plan{"d", lower}.mountedText()))
+		if !slices.Equal(again, lower) || err != nil {
+			t.Fatalf("%q is %q, and that is %q, %v", text, lower, again, err)
 		}
 	})
 }

@@ -161,3 +161,33 @@ func TestWalkRefusesEndlessDepth(t *testing.T) {
 		t.Errorf("the error has %d bytes", len(err.Error()))
 	}
 }
+
+// A directory with more directories than are held is read again, and what else is in it is visited once.
+func TestManyDirectories(t *testing.T) {
+	dir := shmDir(t)
+	mkdir(t, dir+"/from/sub")
+	mkdir(t, dir+"/to")
+	sub := openTestDir(t, dir+"/from/sub")
+	const dirs = walkNames + 1000
+	for i := range dirs {
+		must(t, unix.Mkdirat(sub, fmt.Sprintf("%06d", i*7919%dirs), 0o755))
+	}
+	putFile(t, dir+"/from/sub/file", "x")
+	for i := range 10 {
+		putFile(t, fmt.Sprintf("%s/from/sub/%06d/file", dir, i*1700), "x")
+	}
+	from, to := openTestDir(t, dir+"/from"), openTestDir(t, dir+"/to")
+	if files, _, err := LinkTree(t.Context(), from, to, []string{"sub/001700"}, nil); files != 10 || err != nil {
+		t.Errorf("LinkTree: %d files, %v", files, err)
+	}
+	if files, _, err := CountTree(t.Context(), to); files != 10 || err != nil {
+		t.Errorf("CountTree: %d files, %v", files, err)
+	}
+	if n := len(strings.Fields(listDir(t, dir+"/to/sub"))); n != dirs {
+		t.Errorf("%d names", n)
+	}
+	must(t, MergeTree(t.Context(), to, from))
+	if got := listDir(t, dir+"/to"); got != "" {
+		t.Errorf("left: %s", got)
+	}
+}
