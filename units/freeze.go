@@ -14,19 +14,35 @@ func (l Layout) FreezeMounts(ctx context.Context) (undo func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	locked := make(chan error, 1)
-	go func() { locked <- flock(dir, unix.LOCK_EX) }()
-	select {
-	case err = <-locked:
-	case <-ctx.Done():
-		go func() { <-locked; unix.Close(dir) }()
-		return nil, fmt.Errorf("files are being mounted: %w", context.Cause(ctx))
-	}
-	if err != nil {
+	if err := flockUntil(ctx, dir, unix.LOCK_EX); err != nil {
 		unix.Close(dir)
+		if ctx.Err() != nil {
+			return nil, fmt.Errorf("files are being mounted: %w", context.Cause(ctx))
+		}
 		return nil, err
 	}
 	return func() { unix.Close(dir) }, nil
+}
+
+// flockUntil is flock that gives up with the context.
+func flockUntil(ctx context.Context, fd, how int) error {
+	// The lock belongs to both descriptors, so a late one ends with this.
+	second, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	locked := make(chan error, 1)
+	go func() {
+		err := flock(second, how)
+		unix.Close(second)
+		locked <- err
+	}()
+	select {
+	case err = <-locked:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // flock ends with the descriptor.

@@ -39,7 +39,7 @@ const (
 	maxFindings   = 32 << 20 // bytes: Max changes, and the longest paths
 
 	inspectTimeout = 2 * time.Minute
-	inspectMemory  = 256 << 20 // bytes
+	overlayMemory  = 256 << 20 // bytes
 )
 
 // Inspect answers a question itself.
@@ -118,37 +118,46 @@ func (s *Systemd) inspect(ctx context.Context, program string, q Inspection) (f 
 	if err != nil {
 		return f, err
 	}
+	unit := fmt.Sprintf("left4-inspect-%d-%d.service", os.Getpid(), inspections.Add(1))
+	err = s.ask(ctx, unit, inspectProperties(program), question, workerStopTimeout, func(answer *json.Decoder) error {
+		return answer.Decode(&f)
+	})
+	return f, err
+}
+
+// ask runs left4-overlay in a unit, with a question as its standard input, and has read take its standard output. When that fails the unit is
+// stopped, and its end is waited for as long as stop.
+func (s *Systemd) ask(ctx context.Context, unit string, properties []property, question []byte, stop time.Duration, read func(*json.Decoder) error) error {
 	in, err := memoryFile(question)
 	if err != nil {
-		return f, err
+		return err
 	}
 	defer in.Close()
 	answer, out, err := os.Pipe()
 	if err != nil {
-		return f, err
+		return err
 	}
 	defer answer.Close()
-	unit := fmt.Sprintf("left4-inspect-%d-%d.service", os.Getpid(), inspections.Add(1))
 	var job dbus.ObjectPath
-	err = s.callWithFDs(ctx, []int{int(in.Fd()), int(out.Fd())}, &job, "StartTransientUnit", unit, "fail", inspectProperties(program), []auxUnit{})
+	err = s.callWithFDs(ctx, []int{int(in.Fd()), int(out.Fd())}, &job, "StartTransientUnit", unit, "fail", properties, []auxUnit{})
 	out.Close()
 	if err != nil {
-		return f, busError(err)
+		return busError(err)
 	}
 	// It may wait for us to read, so its end is not waited for. The reading ends with the answer, or when it has ended without one.
 	late := context.AfterFunc(ctx, func() { answer.Close() })
 	defer late()
-	if err := json.NewDecoder(io.LimitReader(answer, maxFindings)).Decode(&f); err != nil {
+	if err := read(json.NewDecoder(io.LimitReader(answer, maxFindings))); err != nil {
 		// Also when it is the caller who has gone.
-		stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), workerStopTimeout)
+		stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), stop)
 		defer cancel()
-		_ = s.Stop(stop, unit)
+		_ = s.Stop(stopping, unit)
 		if ctx.Err() != nil {
-			return f, context.Cause(ctx)
+			return context.Cause(ctx)
 		}
-		return f, errors.New("left4-overlay gave no answer; journalctl -t left4-overlay may tell why")
+		return errors.New("left4-overlay gave no answer; journalctl -t left4-overlay may tell why")
 	}
-	return f, nil
+	return nil
 }
 
 // memoryFile is a file with a text in it, to be read from its beginning.
@@ -170,26 +179,33 @@ func memoryFile(text []byte) (*os.File, error) {
 
 // inspectProperties are those of a process that may read everything below the state directory and change nothing.
 func inspectProperties(program string) []property {
+	list := overlayProperties(program, "inspect")
+	set := func(name string, value any) { list = append(list, property{name, dbus.MakeVariant(value)}) }
+	set("Description", "left4: a look at the files of a server")
+	set("TimeoutStartUSec", uint64(inspectTimeout.Microseconds()))
+	// trusted.* attributes, and directories that a server has closed.
+	set("CapabilityBoundingSet", uint64(1<<unix.CAP_SYS_ADMIN|1<<unix.CAP_DAC_READ_SEARCH))
+	return list
+}
+
+// overlayProperties are those of left4-overlay in a unit that left4d makes. What is set again after them counts.
+func overlayProperties(program string, args ...string) []property {
 	var list []property
 	set := func(name string, value any) { list = append(list, property{name, dbus.MakeVariant(value)}) }
 
-	set("Description", "left4: a look at the files of a server")
 	set("Slice", "left4-build.slice")
 	set("Type", "oneshot")
 	set("CollectMode", "inactive-or-failed")
-	set("ExecStart", []execCommand{{program, []string{program, "inspect"}, false}})
+	set("ExecStart", []execCommand{{program, append([]string{program}, args...), false}})
 	set("StandardInputFileDescriptor", dbus.UnixFDIndex(0))
 	set("StandardOutputFileDescriptor", dbus.UnixFDIndex(1))
 	set("StandardError", "journal")
 	set("SyslogLevelPrefix", false) // names of files may be in it
-	set("TimeoutStartUSec", uint64(inspectTimeout.Microseconds()))
-	set("MemoryMax", uint64(inspectMemory))
+	set("MemoryMax", uint64(overlayMemory))
 	set("MemorySwapMax", uint64(0))
 	set("TasksMax", uint64(workerTasksMax))
 
 	set("NoNewPrivileges", true)
-	// trusted.* attributes, and directories that a server has closed.
-	set("CapabilityBoundingSet", uint64(1<<unix.CAP_SYS_ADMIN|1<<unix.CAP_DAC_READ_SEARCH))
 	set("ProtectSystem", "strict")
 	set("ProtectHome", "yes")
 	set("InaccessiblePaths", []string{"-/run/dbus", "-/run/systemd/private", "-/dev/shm"})

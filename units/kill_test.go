@@ -2,7 +2,9 @@ package units
 
 import (
 	"bytes"
+	"context"
 	"errors"
+	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -49,6 +51,7 @@ var victims = map[string]func(m Mounter) error{
 	"mount":          func(m Mounter) error { return m.Mount("x") },
 	"mount old":      func(m Mounter) error { m.api = apiOld; return m.Mount("x") },
 	"umount":         func(m Mounter) error { return m.Unmount("x") },
+	"clone":          func(m Mounter) error { return m.Clone(context.Background(), "x", "y", io.Discard) },
 	"removeInstance": func(m Mounter) error { return m.Layout.RemoveInstance("x") },
 	"removeRuntime":  func(m Mounter) error { return m.Layout.RemoveRuntime("x") },
 }

@@ -20,15 +20,8 @@ const noteFiles = 1024
 // After an error a part of the tree is there.
 func LinkTree(ctx context.Context, from, to int, skip []string, note func(files, bytes uint64)) (files, bytes uint64, err error) {
 	w := linker{counter: counter{ctx: ctx, note: note}}
-	if w.skip, err = skipped(from, skip); err != nil {
-		return 0, 0, err
-	}
-	if w.d, err = descend(from, to); err != nil {
-		return 0, 0, err
-	}
-	defer w.d.close()
-	w.skips = []*skips{w.skip}
-	err = w.d.walk(ctx, &w)
+	w.put = w.link
+	err = w.make(from, to, skip, &w)
 	return w.files, w.bytes, err
 }
 
@@ -163,8 +156,22 @@ func (c *counter) left(*step, string) error { return nil }
 // linker is the visitor of LinkTree. Its trees are the source and the new one.
 type linker struct {
 	counter
-	skip  *skips
-	skips []*skips // for each step, nil where nothing is left out below it
+	put   func(from, to int, name string, st unix.Stat_t) error // makes what is no directory
+	skips []*skips                                              // for each step, nil where nothing is left out below it
+}
+
+// make walks with v, which is the linker or has it.
+func (w *linker) make(from, to int, skip []string, v visitor) error {
+	top, err := skipped(from, skip)
+	if err != nil {
+		return err
+	}
+	if w.d, err = descend(from, to); err != nil {
+		return err
+	}
+	defer w.d.close()
+	w.skips = []*skips{top}
+	return w.d.walk(w.ctx, v)
 }
 
 func (w *linker) list(s *step) error {
@@ -173,7 +180,7 @@ func (w *linker) list(s *step) error {
 		if at.holds(name) {
 			return nil
 		}
-		if err := w.file(s.at[0].fd, s.at[1].fd, name, st); err != nil {
+		if err := w.put(s.at[0].fd, s.at[1].fd, name, st); err != nil {
 			return err
 		}
 		w.count(st)
@@ -190,7 +197,7 @@ func (s *skips) holds(name string) bool {
 	return found && below == nil
 }
 
-func (w *linker) file(from, to int, name string, st unix.Stat_t) error {
+func (w *linker) link(from, to int, name string, st unix.Stat_t) error {
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
 		err := unix.Linkat(from, name, to, name, 0)
@@ -207,17 +214,23 @@ func (w *linker) file(from, to int, name string, st unix.Stat_t) error {
 		}
 		return err
 	case unix.S_IFLNK:
-		target := make([]byte, maxPath+1)
-		n, err := unix.Readlinkat(from, name, target)
-		if err != nil {
-			return err
-		}
-		if err := unix.Symlinkat(string(target[:n]), to, name); err != nil {
-			return err
-		}
-		return unix.Fchownat(to, name, int(st.Uid), int(st.Gid), unix.AT_SYMLINK_NOFOLLOW)
+		return copyLink(from, to, name, st)
 	}
-	return errors.New("neither a file nor a directory nor a link")
+	return errNoKind
+}
+
+var errNoKind = errors.New("neither a file nor a directory nor a link")
+
+func copyLink(from, to int, name string, st unix.Stat_t) error {
+	target := make([]byte, maxPath+1)
+	n, err := unix.Readlinkat(from, name, target)
+	if err != nil {
+		return err
+	}
+	if err := unix.Symlinkat(string(target[:n]), to, name); err != nil {
+		return err
+	}
+	return unix.Fchownat(to, name, int(st.Uid), int(st.Gid), unix.AT_SYMLINK_NOFOLLOW)
 }
 
 // noSetID are the bits of a mode that are copied: left4d and its workers may set no others (RestrictSUIDSGID=), and no file needs them.
@@ -254,21 +267,59 @@ func copyFile(ctx context.Context, from, to int, name string, st unix.Stat_t) (e
 	if err := own(out, st.Mode&noSetID, int(st.Uid), int(st.Gid)); err != nil {
 		return err
 	}
-	times := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, st.Mtim}
-	return unix.UtimesNanoAt(to, name, times, unix.AT_SYMLINK_NOFOLLOW)
+	return setModified(to, name, st)
 }
 
-// copyBytes copies a file that has size bytes.
+func setModified(dir int, name string, st unix.Stat_t) error {
+	times := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, st.Mtim}
+	return unix.UtimesNanoAt(dir, name, times, unix.AT_SYMLINK_NOFOLLOW)
+}
+
+// copyBytes copies a file that has size bytes, but for its holes: what is large and takes no room takes none in the copy.
 func copyBytes(ctx context.Context, in, out int, size int64) error {
+	for at := int64(0); at < size; {
+		data, err := unix.Seek(in, at, unix.SEEK_DATA)
+		if err == unix.ENXIO || err == nil && data >= size {
+			break // a hole to the end
+		}
+		if err != nil {
+			return err
+		}
+		if at, err = unix.Seek(in, data, unix.SEEK_HOLE); err == unix.ENXIO {
+			return errChanged
+		} else if err != nil {
+			return err
+		}
+		at = min(at, size)
+		if err := copyRange(ctx, in, out, data, at); err != nil {
+			return err
+		}
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(in, &st); err != nil {
+		return err
+	}
+	if st.Size != size {
+		return errChanged
+	}
+	return unix.Ftruncate(out, size)
+}
+
+// copyRange copies what lies from at to end.
+func copyRange(ctx context.Context, in, out int, at, end int64) error {
 	const chunk = 16 << 20
 	plain := false
 	buf := []byte(nil)
-	for size > 0 {
+	for at < end {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
+		if err := room(out); err != nil {
+			return err
+		}
 		if !plain {
-			n, err := unix.CopyFileRange(in, nil, out, nil, int(min(size, chunk)), 0)
+			from, to := at, at
+			n, err := unix.CopyFileRange(in, &from, out, &to, int(min(end-at, chunk)), 0)
 			if err == unix.EINTR {
 				continue
 			}
@@ -278,10 +329,10 @@ func copyBytes(ctx context.Context, in, out int, size int64) error {
 				plain, buf = true, make([]byte, 256<<10)
 				continue
 			}
-			size -= int64(n)
+			at += int64(n)
 			continue
 		}
-		n, err := unix.Read(in, buf[:min(size, int64(len(buf)))])
+		n, err := unix.Pread(in, buf[:min(end-at, int64(len(buf)))], at)
 		if err == unix.EINTR {
 			continue
 		}
@@ -291,14 +342,26 @@ func copyBytes(ctx context.Context, in, out int, size int64) error {
 		if n == 0 {
 			return errChanged
 		}
-		size -= int64(n)
 		for b := buf[:n]; len(b) > 0; {
-			n, err := unix.Write(out, b)
+			n, err := unix.Pwrite(out, b, at)
 			if err != nil && err != unix.EINTR {
 				return err
 			}
 			b = b[max(n, 0):]
+			at += int64(max(n, 0))
 		}
+	}
+	return nil
+}
+
+// room fails when nothing is left but what a file system keeps for root, which the kernel would let this process take.
+func room(fd int) error {
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(fd, &st); err != nil {
+		return err
+	}
+	if st.Blocks > 0 && st.Bavail == 0 { // without blocks it counts none
+		return unix.ENOSPC
 	}
 	return nil
 }
@@ -418,7 +481,7 @@ func mergeName(delta, into int, name string) (stays bool, err error) {
 		}
 		return false, unix.Renameat(delta, name, into, name)
 	}
-	return false, errors.New("neither a file nor a directory nor a link")
+	return false, errNoKind
 }
 
 func (w *merger) visit(s *step, name string) ([]branch, error) {

@@ -251,6 +251,9 @@ func (m Mounter) mount(name string) error {
 			return err
 		}
 	}
+	if err := endClone(runtime); err != nil {
+		return err
+	}
 	upper, err := fds.keep(ensureDir(runtime, upperName, 0o755, m.UID, m.GID))
 	if err != nil {
 		return err

@@ -1,6 +1,6 @@
 // Command left4-overlay mounts and unmounts the overlays that game servers run from. The units left4-overlay@.service and
 // left4-server@.service run it; it takes nothing but an instance's name and reads all else from what left4d rendered. left4d itself has it
-// inspect layers, in a unit that may only read.
+// inspect layers, in a unit that may only read, and copy what one server wrote to another instance.
 //
 // What it did goes to stderr, errors also to the service manager as the unit's status. It exits with 0 when done (also when there
 // was nothing to do), 1 on failure, 2 when used wrongly, and check-port with 98 when the port is taken.
@@ -13,8 +13,10 @@ import (
 	"io"
 	"net/netip"
 	"os"
+	"os/signal"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -26,12 +28,14 @@ const usage = `usage: left4-overlay mount NAME
        left4-overlay umount NAME
        left4-overlay plan NAME
        left4-overlay inspect < QUESTION
+       left4-overlay clone FROM TO
        left4-overlay check-port PORT [ADDRESS]
 
 mount       stage the rendered files of instance NAME and mount its layers
 umount      unmount them, after the server's end if that is near; an error while a process uses them
 plan        print what mount would do, and do nothing
 inspect     answer a question of left4d about the layers of an instance, as JSON
+clone       copy all that the server of FROM wrote to TO, which has nothing yet; tells left4d how far it is, as JSON
 check-port  exit with 98 if a program has PORT by UDP or TCP on ADDRESS (all of IPv4)
 `
 
@@ -88,6 +92,8 @@ func command(args []string, layout units.Layout, stdout, stderr io.Writer) error
 			return fmt.Errorf("cannot inspect: %w", err)
 		}
 		return nil
+	case "clone":
+		return clone(args, layout, stdout)
 	case "mount", "umount", "plan":
 	default:
 		return usageError(fmt.Sprintf("unknown command %q", verb))
@@ -125,6 +131,22 @@ func command(args []string, layout units.Layout, stdout, stderr io.Writer) error
 	}
 	fmt.Fprintf(stderr, "%s is mounted\n", name)
 	return nil
+}
+
+func clone(args []string, layout units.Layout, stdout io.Writer) error {
+	if len(args) != 2 {
+		return usageError("clone takes the names of two instances")
+	}
+	for _, name := range args {
+		if !units.ValidName(name) {
+			return usageError(fmt.Sprintf("%q is no name of an instance", name))
+		}
+	}
+	// A left4d that was killed reads no more. The next one looks what became of the copy.
+	signal.Ignore(syscall.SIGPIPE)
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	return units.Mounter{Layout: layout}.Clone(ctx, args[0], args[1], stdout)
 }
 
 func checkPort(args []string) error {
