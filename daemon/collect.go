@@ -59,7 +59,7 @@ func (d *Daemon) movePlans() {
 	}
 }
 
-// usedRevisions are the layers that plans and mounts name, each with the instances that do.
+// usedRevisions are the layers that plans, mounts and imports use, each with who does.
 type usedRevisions map[string][]string
 
 // of are the users of any revision of an overlay.
@@ -90,6 +90,11 @@ func (d *Daemon) usedRevisions() (usedRevisions, error) {
 		}
 	}
 	used := usedRevisions{}
+	d.mu.Lock()
+	for layer := range d.merging {
+		used[layer] = []string{"an import"}
+	}
+	d.mu.Unlock()
 	for name, valid := range names {
 		if !valid {
 			continue

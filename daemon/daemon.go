@@ -91,6 +91,7 @@ type Daemon struct {
 	blueprints map[string]store.Blueprint
 	overlays   map[string]*overlay
 	revisions  map[uint32][]store.Revision // on disk, by overlay, oldest first
+	merging    map[string]bool             // layers that a job makes a new revision of
 	jobs       map[uint32]*job
 	queues     map[string][]*job // by target; the first one runs
 	finished   []uint32          // jobs that still have an object, oldest first
@@ -148,6 +149,7 @@ func New(o Options) (*Daemon, error) {
 		Options: o, ctx: ctx, cancel: cancel,
 		instances: map[string]*instance{}, jobs: map[uint32]*job{}, queues: map[string][]*job{},
 		blueprints: map[string]store.Blueprint{}, overlays: map[string]*overlay{}, revisions: map[uint32][]store.Revision{},
+		merging: map[string]bool{},
 	}
 	if err := d.readLayers(); err != nil {
 		return nil, err

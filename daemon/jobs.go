@@ -518,8 +518,10 @@ func (d *Daemon) recover() error {
 	for _, row := range unfinished {
 		j := &job{Job: Job{Job: row}, resumed: row.Started != 0}
 		why := ""
-		if _, known := kinds[row.Kind]; !known {
+		if kind, known := kinds[row.Kind]; !known {
 			why = "this left4d knows no such job"
+		} else if kind.about != anInstance {
+			// An overlay may have the name of an instance, and nothing overtakes its jobs.
 		} else if later, err := d.Store.LastJob(row.Target, row.Created, nothingToDo, instanceKinds...); err == nil && later.ID > row.ID {
 			// Its end could not be stored: done again it would undo what was asked after it.
 			why = fmt.Sprintf("overtaken by %s (job %d)", later.Kind, later.ID)

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"left4.me/left4/daemon/store"
 	"left4.me/left4/daemon/worker/status"
@@ -332,6 +333,46 @@ func TestOldRevisionsGoWhenNobodyNeedsThem(t *testing.T) {
 		t.Errorf("after a rollback: %q, current %d", got, w.GameRevision())
 	}
 	if err := w.SetGameRevision(3); AsCode(err) != InvalidArgument {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestWhatAnImportIsMadeOfStays(t *testing.T) {
+	w := newWorld(t)
+	w.overlay("sm", map[string]string{"a": "2"})
+	w.importFiles("sm", Import{}, map[string]string{"a": "3"}, JobDone)
+	w.settled()
+	base := w.holdBase(1)
+	if _, err := w.UpdateOverlay("sm", "", OverlayChanges{}, ptr(uint32(2))); err != nil {
+		t.Fatal(err)
+	}
+	w.settled()
+	if got := w.entries("overlays/1"); base != 3 || !slices.Equal(got, []string{"2", "3"}) {
+		t.Errorf("while an import links the files of revision %d, there are %q", base, got)
+	}
+	w.releaseBase(1, base)
+	w.collectSoon()
+	w.settled()
+	if got := w.entries("overlays/1"); !slices.Equal(got, []string{"2"}) {
+		t.Errorf("%q", got)
+	}
+}
+
+// An overlay may have the name of an instance.
+func TestAJobOfAnOverlayIsNotOvertakenByAnInstances(t *testing.T) {
+	w := newWorld(t)
+	o := w.overlay("a", nil)
+	w.create("a", Changes{})
+	row := store.Job{ID: 100, Kind: deleteOverlayKind, Target: "a", Instance: int64(o.ID), State: JobRunning, Timeout: time.Minute, Created: now(), Started: now()}
+	later := store.Job{ID: 101, Kind: "start", Target: "a", State: JobDone, Created: now(), Started: now(), Finished: now()}
+	if err := errors.Join(w.Store.PutJob(row), w.Store.PutJob(later)); err != nil {
+		t.Fatal(err)
+	}
+	w.again()
+	if j := w.events.wait(t, 100); j.State != JobDone {
+		t.Errorf("%+v", j)
+	}
+	if _, err := w.Overlay("a"); AsCode(err) != NoSuchOverlay {
 		t.Errorf("%v", err)
 	}
 }

@@ -244,10 +244,12 @@ func (d *Daemon) importRevision(ctx context.Context, j *job) error {
 			o.failed = err.Error()
 		}
 	})
-	if err == nil {
-		d.revisionsChanged(id)
+	if err != nil {
+		d.collectSoon() // it kept what it was made of
+		return err
 	}
-	return err
+	d.revisionsChanged(id)
+	return nil
 }
 
 // importUnit is the worker's. Its number is the game's revision for the game, as ever.
@@ -306,15 +308,30 @@ func (d *Daemon) runImport(ctx context.Context, j *job, r store.Revision) error 
 		return err
 	}
 	r.Files, r.Bytes = uint64(report.Files), uint64(report.Bytes)
-	if j.Parameters.V.Merge {
-		if err := d.checkBase(j, r.Overlay); err != nil {
-			return err
-		}
-		if staging, err = d.merge(ctx, j, &r); err != nil {
-			return err
-		}
+	if !j.Parameters.V.Merge {
+		d.step(j, "publishing")
+		return d.place(staging, final, r)
+	}
+	base := d.holdBase(r.Overlay)
+	defer d.releaseBase(r.Overlay, base)
+	if err := d.checkBase(j, r.Overlay); err != nil {
+		return err
+	}
+	if staging, err = d.merge(ctx, j, &r, base); err != nil {
+		return err
 	}
 	d.step(j, "publishing")
+	// A rollback in the meantime must not be undone by what was made of the revision that it went back from.
+	d.accept.Lock()
+	defer d.accept.Unlock()
+	if now := d.currentOf(r.Overlay); now != base {
+		return errorf(Busy, "it was changed meanwhile: its revision is %d, not %d", now, base)
+	}
+	return d.place(staging, final, r)
+}
+
+// place gives a complete directory its name and publishes it.
+func (d *Daemon) place(staging, final string, r store.Revision) error {
 	// What is in it is on disk; the name must not be before that, and is not lost after.
 	if err := os.Rename(staging, final); err != nil {
 		return err
@@ -325,11 +342,33 @@ func (d *Daemon) runImport(ctx context.Context, j *job, r store.Revision) error 
 	return d.publish(r)
 }
 
+func (d *Daemon) currentOf(overlay uint32) uint32 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return current(d.revisions[overlay]).ID
+}
+
+// holdBase keeps the current revision of an overlay on disk while another is made of it, and returns it.
+func (d *Daemon) holdBase(overlay uint32) uint32 {
+	// Not while it is found out what nobody needs.
+	d.plans.RLock()
+	defer d.plans.RUnlock()
+	base := d.currentOf(overlay)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.merging[layerName(overlay, base)] = true
+	return base
+}
+
+func (d *Daemon) releaseBase(overlay, base uint32) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.merging, layerName(overlay, base))
+}
+
 // checkBase fails where somebody else has changed the overlay since the caller looked at it.
 func (d *Daemon) checkBase(j *job, overlay uint32) error {
-	d.mu.Lock()
-	now := current(d.revisions[overlay]).ID
-	d.mu.Unlock()
+	now := d.currentOf(overlay)
 	if base := j.Parameters.V.Base; base != 0 && base != now {
 		return errorf(Busy, "it was changed meanwhile: its revision is %d, not %d", now, base)
 	}
@@ -338,7 +377,7 @@ func (d *Daemon) checkBase(j *job, overlay uint32) error {
 
 // merge makes of the current revision and of what a worker unpacked a new tree, and returns where. Files that stay are
 // shared by hard links; it is done here and not by the worker, which so never holds a file of a published revision.
-func (d *Daemon) merge(ctx context.Context, j *job, r *store.Revision) (string, error) {
+func (d *Daemon) merge(ctx context.Context, j *job, r *store.Revision, base uint32) (string, error) {
 	d.step(j, "merging")
 	dir, err := unix.Open(d.layerPath(r.Overlay, ""), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -359,9 +398,6 @@ func (d *Daemon) merge(ctx context.Context, j *job, r *store.Revision) (string, 
 		return "", err
 	}
 	defer unix.Close(into)
-	d.mu.Lock()
-	base := current(d.revisions[r.Overlay]).ID
-	d.mu.Unlock()
 	if base != 0 {
 		if err := d.linkBase(ctx, j, dir, base, into); err != nil {
 			return "", err
