@@ -182,7 +182,7 @@ func (d *Daemon) readLayers() error {
 	}
 	for _, o := range overlays {
 		d.overlays[o.Name] = &overlay{Overlay: o}
-		if j, err := d.Store.LastJob(o.Name, o.Created, "", overlayKinds...); err == nil && j.State != JobDone {
+		if j, err := d.Store.LastJob(o.Name, o.Created, nothingToDo, overlayKinds...); err == nil && j.State != JobDone {
 			d.overlays[o.Name].failed = j.Cause
 		}
 	}
