@@ -35,6 +35,7 @@ type Units interface {
 	SetLimits(ctx context.Context, unit string, l units.Limits) error
 	StartWorker(ctx context.Context, w units.Worker) error
 	Inspect(ctx context.Context, program string, q units.Inspection) (units.Findings, error)
+	Clone(ctx context.Context, program, from, to string, note func(files, bytes uint64)) error
 }
 
 // Events hears of every change, in order, before the call that caused it returns. It is called with the daemon's lock
@@ -70,7 +71,7 @@ type Options struct {
 	Log      *slog.Logger
 	Version  string
 	Worker   string // the path of left4-worker
-	PreStart string // the path of left4-overlay, which looks whether the port is free, and into layers
+	PreStart string // the path of left4-overlay, which looks whether the port is free, and into layers, and copies files
 }
 
 // Daemon is left4d without its face.

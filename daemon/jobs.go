@@ -51,8 +51,8 @@ const (
 )
 
 // kinds says of each kind of job what it is about, how long it may take unless its caller says otherwise, and whether it
-// goes before others: it puts an end to a queued or running start of the same instance, and a disk that is full of what
-// it may remove does not keep it from being accepted.
+// goes before others: it puts an end to a queued or running start of the same instance, if it removes files to their
+// copying too, and a disk that is full of what it may remove does not keep it from being accepted.
 var kinds map[string]kind
 
 type kind struct {
@@ -171,27 +171,27 @@ type Request struct {
 // StartInstance and its like accept a job for an instance and return at once. Errors: InvalidName, NoSuchInstance
 // (not of delete), InvalidArgument (timeout), QuotaExceeded.
 func (d *Daemon) StartInstance(name string, r Request) (Job, error) {
-	return d.instanceJob("start", name, r)
+	return d.instanceJob(store.Job{Kind: "start", Target: name}, r)
 }
 
 // StopInstance disables and stops.
 func (d *Daemon) StopInstance(name string, r Request) (Job, error) {
-	return d.instanceJob("stop", name, r)
+	return d.instanceJob(store.Job{Kind: "stop", Target: name}, r)
 }
 
 // RestartInstance stops, renders and starts.
 func (d *Daemon) RestartInstance(name string, r Request) (Job, error) {
-	return d.instanceJob("restart", name, r)
+	return d.instanceJob(store.Job{Kind: "restart", Target: name}, r)
 }
 
 // KillInstance disables and kills.
 func (d *Daemon) KillInstance(name string, r Request) (Job, error) {
-	return d.instanceJob("kill", name, r)
+	return d.instanceJob(store.Job{Kind: "kill", Target: name}, r)
 }
 
 // ResetInstance stops and removes what was rendered and what the server wrote.
 func (d *Daemon) ResetInstance(name string, r Request) (Job, error) {
-	return d.instanceJob("reset", name, r)
+	return d.instanceJob(store.Job{Kind: "reset", Target: name}, r)
 }
 
 // DeleteInstance does what reset does and forgets the definition. What is not there is deleted with success.
@@ -202,11 +202,11 @@ func (d *Daemon) DeleteInstance(name string, r Request) (Job, error) {
 	return d.submit(&job{Job: Job{Job: store.Job{Kind: "delete", Target: name}}}, r)
 }
 
-func (d *Daemon) instanceJob(kind, name string, r Request) (Job, error) {
-	if _, err := d.Instance(name); err != nil {
+func (d *Daemon) instanceJob(row store.Job, r Request) (Job, error) {
+	if _, err := d.Instance(row.Target); err != nil {
 		return Job{}, err
 	}
-	return d.submit(&job{Job: Job{Job: store.Job{Kind: kind, Target: name}}}, r)
+	return d.submit(&job{Job: Job{Job: row}}, r)
 }
 
 // submit accepts a job: the row first, then everything else, so that an accepted job survives a crash.
@@ -267,8 +267,10 @@ func (d *Daemon) enqueue(j *job) Job {
 	d.Events.JobNew(j.Job)
 	if kinds[j.Kind].preempts {
 		why := &canceledError{fmt.Sprintf("canceled by %s (job %d)", j.Kind, j.ID)}
+		removes := j.Kind == "reset" || j.Kind == "delete"
 		for _, other := range d.queues[j.queue()] {
-			if other.Kind == "start" || other.Kind == "restart" {
+			copies := other.Parameters.V.FilesFrom != ""
+			if other.Kind == "start" || other.Kind == "restart" || removes && copies {
 				other.cancel(why)
 			}
 		}

@@ -138,8 +138,24 @@ func (d *Daemon) ConfigureInstance(name string, c Changes) error {
 
 // InitializeInstance accepts a job that renders. With changes the instance is first defined anew as they say, or
 // created for owner; fresh tells that it must not exist (the caller was allowed to create) or must (to configure), so
-// that nobody does the one with the permission for the other.
-func (d *Daemon) InitializeInstance(name string, c *Changes, fresh bool, r Request) (Job, error) {
+// that nobody does the one with the permission for the other. The job copies all that the server of the instance from
+// has written first, unless from is "": that one must be down, and what is initialized have no files yet. Errors: those
+// of CreateInstance and ConfigureInstance, NoSuchInstance, Busy (from is not down), InUse (there are files).
+func (d *Daemon) InitializeInstance(name string, c *Changes, fresh bool, from string, r Request) (Job, error) {
+	row := store.Job{Kind: "initialize", Target: name}
+	if from != "" {
+		source, err := d.checkSource(from, name)
+		if err == nil {
+			err = d.checkEmpty(name)
+		}
+		if err != nil {
+			return Job{}, err
+		}
+		row.Parameters.V = store.Parameters{FilesFrom: from, FilesMade: source.Created}
+		if r.Timeout == 0 {
+			r.Timeout = copyDeadline
+		}
+	}
 	if c != nil && fresh {
 		if _, err := d.CreateInstance(name, *c, r.Requester); err != nil {
 			return Job{}, err
@@ -154,7 +170,7 @@ func (d *Daemon) InitializeInstance(name string, c *Changes, fresh bool, r Reque
 			return Job{}, err
 		}
 	}
-	return d.instanceJob("initialize", name, r)
+	return d.instanceJob(row, r)
 }
 
 // define stores what base and the changes make of a definition.
@@ -244,6 +260,9 @@ func (d *Daemon) definition(j *job) (store.Instance, error) {
 func (d *Daemon) initialize(ctx context.Context, j *job) error {
 	def, err := d.definition(j)
 	if err != nil {
+		return err
+	}
+	if err := d.copyFiles(ctx, j); err != nil {
 		return err
 	}
 	d.step(j, "rendering")

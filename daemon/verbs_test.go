@@ -273,7 +273,7 @@ rcon_password "********" // from instance a
 	if text != want {
 		t.Errorf("the preview is\n%swant\n%s", text, want)
 	}
-	w.do(func(name string, r Request) (Job, error) { return w.InitializeInstance(name, nil, false, r) }, "a", JobDone)
+	w.do(func(name string, r Request) (Job, error) { return w.InitializeInstance(name, nil, false, "", r) }, "a", JobDone)
 	plan, cfg, err := w.Layout.ReadInstance("a")
 	if err != nil {
 		t.Fatal(err)

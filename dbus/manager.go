@@ -130,7 +130,7 @@ func (s *Server) initializeInstance(c *call) ([]any, error) {
 			return nil, err
 		}
 	}
-	return jobReply(s.daemon.InitializeInstance(about.name, wanted, fresh, r))
+	return jobReply(s.daemon.InitializeInstance(about.name, wanted, fresh, "", r))
 }
 
 func (s *Server) configureInstance(c *call) ([]any, error) {

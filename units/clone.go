@@ -110,14 +110,14 @@ func (m Mounter) clone(ctx context.Context, from, to string, note func(files, by
 		if err == nil {
 			err = flockUntil(ctx, work, l.how)
 		}
-		if err == nil {
-			err = m.unused(l.name)
-		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", l.name, err)
 		}
 	}
 
+	if err := m.unused(to); err != nil {
+		return err
+	}
 	if err := errors.Join(RemoveTree(target, cloneName), sweepTemps(target)); err != nil {
 		return err
 	}
@@ -130,6 +130,9 @@ func (m Mounter) clone(ctx context.Context, from, to string, note func(files, by
 		return fmt.Errorf("%s has files of its own", to)
 	default:
 		return pathError(upperName, err)
+	}
+	if err := m.unused(from); err != nil {
+		return err
 	}
 	if source < 0 {
 		return nil
@@ -168,7 +171,7 @@ func (m Mounter) unused(name string) error {
 		return err
 	}
 	if mounted {
-		return errors.New("it is mounted; stop it first")
+		return fmt.Errorf("%s is mounted; stop it first", name)
 	}
 	return m.idle(name)
 }

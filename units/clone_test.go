@@ -92,8 +92,8 @@ func TestClone(t *testing.T) {
 		return err
 	}))
 
-	must(t, m.Clone(t.Context(), "x", "y", io.Discard)) // is done
 	must(t, m.Mount("x"))
+	must(t, m.Clone(t.Context(), "x", "y", io.Discard)) // is done
 	must(t, m.Mount("y"))
 	if got, want := whole(t, runtime+"y/merged"), whole(t, runtime+"x/merged"); got != want || !strings.Contains(want, "logs/link") {
 		t.Errorf("y sees\n%s\nand x\n%s", got, want)
@@ -145,17 +145,17 @@ func TestCloneRefuses(t *testing.T) {
 		"a bad target": {"x", ".", nil, `cannot copy the files: "." is no name of an instance`},
 		"itself":       {"x", "x", nil, "cannot copy the files of x to x: they are one instance"},
 		"a mounted source": {"x", "y", func(m Mounter) { must(t, m.Mount("x")) },
-			"cannot copy the files of x to y: x: it is mounted; stop it first"},
+			"cannot copy the files of x to y: x is mounted; stop it first"},
 		"a mounted target": {"x", "y", func(m Mounter) { must(t, m.Mount("y")) },
-			"cannot copy the files of x to y: y: it is mounted; stop it first"},
+			"cannot copy the files of x to y: y is mounted; stop it first"},
 		"a living source": {"x", "y", func(m Mounter) {
 			putFile(t, m.proc+"/4711/cgroup", "0::/left4-game.slice/left4-server@x.service\n")
 			putFile(t, m.proc+"/4711/stat", "4711 (srcds) S 1 4711")
-		}, "cannot copy the files of x to y: x: in use: process 4711 of left4-server@x.service runs"},
+		}, "cannot copy the files of x to y: in use: process 4711 of left4-server@x.service runs"},
 		"a living target": {"x", "y", func(m Mounter) {
 			putFile(t, m.proc+"/4711/cgroup", "0::/left4-game.slice/left4-server@y.service\n")
 			putFile(t, m.proc+"/4711/stat", "4711 (srcds) S 1 4711")
-		}, "cannot copy the files of x to y: y: in use: process 4711 of left4-server@y.service runs"},
+		}, "cannot copy the files of x to y: in use: process 4711 of left4-server@y.service runs"},
 		"a target that has files": {"x", "y", func(m Mounter) { play(t, m, "y") },
 			"cannot copy the files of x to y: y has files of its own"},
 		"a target that has those of another": {"x", "y", func(m Mounter) {

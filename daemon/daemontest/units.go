@@ -26,6 +26,8 @@ type Units struct {
 	OnFail  func(unit string)        // a start failed
 	// Work does what a worker would and returns how it ended; nil leaves it running.
 	Work func(units.Worker) units.State
+	// Copy does what left4-overlay would when files are copied from one instance to another; nil is nothing.
+	Copy func(from, to string)
 	// Findings are the answer to every inspection.
 	Findings units.Findings
 }
@@ -139,6 +141,17 @@ func (f *Units) StartWorker(ctx context.Context, w units.Worker) error {
 
 func (f *Units) Inspect(ctx context.Context, _ string, q units.Inspection) (units.Findings, error) {
 	return f.Findings, f.call(ctx, "inspect", q.Instance)
+}
+
+func (f *Units) Clone(ctx context.Context, _, from, to string, note func(files, bytes uint64)) error {
+	if err := f.call(ctx, "clone", from+" "+to); err != nil {
+		return err
+	}
+	if f.Copy != nil {
+		f.Copy(from, to)
+	}
+	note(1, 5)
+	return nil
 }
 
 func (f *Units) Count(prefix string) (n int) {

@@ -30,12 +30,17 @@ type Job struct {
 	Parameters JSON[Parameters] `db:"parameters"`
 }
 
-// Parameters is what a job was asked for beyond its kind and target: here that of an import of an overlay.
+// Parameters is what a job was asked for beyond its kind and target.
 type Parameters struct {
+	// Of an import of an overlay.
 	Merge  bool     `json:",omitempty"` // the archive is put over what the overlay holds
 	Remove []string `json:",omitempty"` // what of it goes before that
 	Base   uint32   `json:",omitempty"` // the revision that it must hold, 0 = any
 	Into   string   `json:",omitempty"` // the directory that the archive is unpacked into, "" = the top
+
+	// Of an initialize.
+	FilesFrom string `json:",omitempty"` // the instance whose server's files are copied, "" = none
+	FilesMade int64  `json:",omitempty"` // Created of that instance
 }
 
 const jobColumns = "id, kind, target, instance, state, requester, status, cause, timeout, created, started, finished, parameters"
