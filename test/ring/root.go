@@ -201,6 +201,7 @@ func debootstrap(suite, dir string) error {
 		"--mode=root", "--format=directory", "--variant=minbase",
 		"--include=" + strings.Join(rootPackages, ","),
 		"--customize-hook=" + rootSetup,
+		`--aptopt=Acquire::Retries "5"`, // a mirror may fail once
 	}
 	options, err := aptNetworkOptions()
 	if err != nil {
