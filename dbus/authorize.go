@@ -79,7 +79,7 @@ func (s *Server) authorize(c *call, action string, about thing) error {
 	switch {
 	case err == nil && answer == polkit.Yes:
 		if after, _ := s.identify(about); after != before {
-			return &daemon.Error{Code: daemon.Busy, Message: about.String() + " was made or deleted while permission was asked; try again"}
+			return changedMeanwhile(about)
 		}
 		return nil
 	case err == nil && answer == polkit.Challenge:
@@ -88,6 +88,10 @@ func (s *Server) authorize(c *call, action string, about thing) error {
 		return dbusError(names.ErrAccessDenied, "%s is not allowed: the authentication was dismissed", action)
 	}
 	return dbusError(names.ErrAccessDenied, "%s is not allowed", action)
+}
+
+func changedMeanwhile(t thing) error {
+	return &daemon.Error{Code: daemon.Busy, Message: t.String() + " was made or deleted while permission was asked; try again"}
 }
 
 // verbOf is the last part of an action: me.left4.instance.start is start.

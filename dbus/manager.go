@@ -109,14 +109,26 @@ func (s *Server) initializeInstance(c *call) ([]any, error) {
 		}
 		wanted = &w
 	}
-	r, err := c.request(c.args[1])
-	if err != nil {
+	d := newDict("option", c.args[1])
+	r := daemon.Request{Requester: c.uid, Timeout: d.timeout()}
+	source := thing{instance, value(take[string](d, "files_from", "s"))}
+	if err := d.end(); err != nil {
 		return nil, err
 	}
 	_, err = s.daemon.Instance(about.name)
 	fresh := err != nil
 	if fresh && wanted == nil {
 		return nil, err
+	}
+	var copied identity
+	if source.name != "" {
+		if copied, err = s.identify(source); err != nil {
+			return nil, err
+		}
+		// Its files may hold secrets.
+		if err := s.authorize(c, action+"instance.inspect", source); err != nil {
+			return nil, err
+		}
 	}
 	if err := s.authorize(c, c.method.action, about); err != nil {
 		return nil, err
@@ -130,7 +142,13 @@ func (s *Server) initializeInstance(c *call) ([]any, error) {
 			return nil, err
 		}
 	}
-	return jobReply(s.daemon.InitializeInstance(about.name, wanted, fresh, "", r))
+	// It could go while permission for the other was asked.
+	if source.name != "" {
+		if now, _ := s.identify(source); now != copied {
+			return nil, changedMeanwhile(source)
+		}
+	}
+	return jobReply(s.daemon.InitializeInstance(about.name, wanted, fresh, source.name, r))
 }
 
 func (s *Server) configureInstance(c *call) ([]any, error) {
