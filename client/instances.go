@@ -53,6 +53,13 @@ func (o JobOptions) variants() map[string]dbus.Variant {
 	return options
 }
 
+// InitializeOptions are the options of InitializeInstance.
+type InitializeOptions struct {
+	JobOptions
+	// FilesFrom is another instance, which must be stopped: all that its server has written is copied first.
+	FilesFrom string
+}
+
 // ConfigureOptions are the options of ConfigureInstance.
 type ConfigureOptions struct {
 	NewRconPassword bool // make a new one, which the server has from its next start
@@ -68,9 +75,14 @@ func (c *Client) CreateInstance(ctx context.Context, name string, config Config)
 }
 
 // InitializeInstance renders an instance's files, unit settings and mount plan. With a config it first defines the
-// instance anew as the config says, or creates it if there is none. Errors as for CreateInstance and StartInstance.
-func (c *Client) InitializeInstance(ctx context.Context, name string, config Config) (*Job, error) {
-	return c.job(ctx, "InitializeInstance", name, config.variants(), noOptions())
+// instance anew as the config says, or creates it if there is none. Errors as for CreateInstance and StartInstance;
+// ErrBusy also when files are to be copied from an instance that is not down, ErrInUse when this one has some already.
+func (c *Client) InitializeInstance(ctx context.Context, name string, config Config, o InitializeOptions) (*Job, error) {
+	options := o.variants()
+	if o.FilesFrom != "" {
+		options["files_from"] = dbus.MakeVariant(o.FilesFrom)
+	}
+	return c.job(ctx, "InitializeInstance", name, config.variants(), options)
 }
 
 // ConfigureInstance changes those keys of the definition that changes has; a running server has them from its next

@@ -73,7 +73,7 @@ func (d *Daemon) copyFiles(ctx context.Context, j *job) error {
 	}
 	// Whoever asked was allowed to read that one's files.
 	if in.Created != j.Parameters.V.FilesMade {
-		return &skippedError{fmt.Sprintf("%s was deleted and made again meanwhile", from)}
+		return errorf(Busy, "cannot initialize %s: %s was deleted and made again meanwhile", j.Target, from)
 	}
 	d.step(j, "copying the files of %s", from)
 	err = d.Units.Clone(ctx, d.PreStart, from, j.Target, func(files, bytes uint64) {

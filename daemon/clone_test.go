@@ -106,15 +106,14 @@ func TestInitializeCopiesOnlyWhatIsDown(t *testing.T) {
 func TestWhatIsCopiedIsLookedAtAgain(t *testing.T) {
 	for what, c := range map[string]struct {
 		meanwhile func(w *world)
-		result    string
 		want      string
 	}{
-		"the source was started": {func(w *world) { w.do(w.StartInstance, "a", JobDone) }, JobFailed, "cannot initialize b: a runs; stop it first"},
-		"the source was deleted": {func(w *world) { w.do(w.DeleteInstance, "a", JobDone) }, JobFailed, "there is no instance a"},
+		"the source was started": {func(w *world) { w.do(w.StartInstance, "a", JobDone) }, "cannot initialize b: a runs; stop it first"},
+		"the source was deleted": {func(w *world) { w.do(w.DeleteInstance, "a", JobDone) }, "there is no instance a"},
 		"the source is another's": {func(w *world) {
 			w.do(w.DeleteInstance, "a", JobDone)
 			w.create("a", Changes{})
-		}, JobSkipped, "a was deleted and made again meanwhile"},
+		}, "cannot initialize b: a was deleted and made again meanwhile"},
 	} {
 		t.Run(what, func(t *testing.T) {
 			w := newWorld(t)
@@ -132,8 +131,8 @@ func TestWhatIsCopiedIsLookedAtAgain(t *testing.T) {
 			}
 			c.meanwhile(w)
 			close(hold)
-			if j = w.events.wait(t, j.ID); j.State != c.result || j.Cause != c.want {
-				t.Errorf("%s: %s, want %s: %s", j.State, j.Cause, c.result, c.want)
+			if j = w.events.wait(t, j.ID); j.State != JobFailed || j.Cause != c.want {
+				t.Errorf("%s: %s, want %s", j.State, j.Cause, c.want)
 			}
 			if w.units.Count("clone") != 0 {
 				t.Error("files were copied")

@@ -94,7 +94,7 @@ _left4ctl() {
 	if [[ $cur == -* ]]; then
 		case "$verb $sub" in
 		'create ') words="$settings $changing" ;;
-		'clone ') words="--label --port $changing" ;;
+		'clone ') words="--files --label --port $changing" ;;
 		'configure ') words="$settings --new-rcon-password $changing" ;;
 		'blueprint create') words="$shared $changing" ;;
 		'blueprint configure') words="$shared --dry-run $changing" ;;

@@ -109,6 +109,7 @@ set -l shared '__left4ctl_does create configure "blueprint create" "blueprint co
 complete -c left4ctl -n $defining -x -l blueprint -a '(__left4ctl_blueprints)' -d 'The blueprint that it follows'
 complete -c left4ctl -n "$defining; or __left4ctl_said clone" -x -l port -d 'Game port'
 complete -c left4ctl -n "$defining; or __left4ctl_said clone" -x -l label -d 'Name to show to people'
+complete -c left4ctl -n '__left4ctl_said clone' -l files -d 'Copy what its server wrote'
 complete -c left4ctl -n $defining -x -l hostname -d 'Name in the server browser of the game'
 complete -c left4ctl -n $shared -x -l arg -d 'Launch argument'
 complete -c left4ctl -n $shared -x -l config-line -d 'Line of server.cfg'

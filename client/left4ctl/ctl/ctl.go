@@ -79,6 +79,7 @@ type invocation struct {
 	newPassword   bool
 	dryRun        bool
 	prune         bool
+	files         bool
 	keep          uint32
 	merge         bool
 	into          string

@@ -60,7 +60,7 @@ func runInitialize(v *invocation) error {
 		return err
 	}
 	return v.jobs("initialize", []string{name}, func(name string) (*client.Job, error) {
-		return c.InitializeInstance(v.ctx, name, config)
+		return c.InitializeInstance(v.ctx, name, config, client.InitializeOptions{})
 	})
 }
 

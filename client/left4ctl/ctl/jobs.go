@@ -160,7 +160,7 @@ func (s *steps) show(i client.JobInfo) {
 
 // long tells the jobs that count what they have done.
 func long(kind string) bool {
-	return strings.HasPrefix(kind, "import-") || strings.HasPrefix(kind, "build-")
+	return strings.HasPrefix(kind, "import-") || strings.HasPrefix(kind, "build-") || kind == "initialize" // it may copy
 }
 
 func dropDigits(r rune) rune {

@@ -43,7 +43,9 @@ starts it. A name has 1 to 64 of a-z, 0-9, - and _, and begins with a letter or 
 			name: "clone", args: "NAME NEW", group: groupInstances, min: 2, max: 2, asks: true,
 			summary: "define an instance like another one",
 			help: `Defines the instance NEW as NAME is defined, with the same blueprint. It gets a port and an
-rcon_password of its own, and no label. What the server of NAME wrote is not copied.`,
+rcon_password of its own, and no label. What the server of NAME wrote is not copied, unless
+--files is given: then NAME must be stopped, and if the copy fails NEW is deleted again. What
+left4 itself put there, as the rcon_password, is not copied even so.`,
 			flags: cloneFlags, run: runClone,
 		}, {
 			name: "configure", args: "NAME [KEY=VALUE]…", group: groupInstances, min: 1, max: -1, asks: true,
