@@ -165,19 +165,28 @@ func (v *invocation) give(name, where, text, file string, base uint32, before *b
 			return v.failed("edit", text, fmt.Errorf("somebody else has changed it meanwhile: revision %d has another one", now.Revision))
 		}
 	}
-	content, err := os.OpenFile(file, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	content, err := openEdited(file)
 	if err != nil {
 		return fmt.Errorf("cannot edit %s: %w", text, plain(err))
-	}
-	if info, err := content.Stat(); err != nil || !info.Mode().IsRegular() {
-		content.Close()
-		return fmt.Errorf("cannot edit %s: the editor left no file", text)
 	}
 	return v.commit("edit", "wrote", name, text, client.ImportOptions{Base: now.Revision}, client.SourceEntry{Name: where, Mode: before.mode, Content: content})
 }
 
+// openEdited opens what an editor has left, which may be anything.
+func openEdited(file string) (*os.File, error) {
+	f, err := os.OpenFile(file, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		f.Close()
+		return nil, errors.New("the editor left no file")
+	}
+	return f, nil
+}
+
 func digest(file string) (d [sha256.Size]byte, err error) {
-	f, err := os.Open(file)
+	f, err := openEdited(file)
 	if err != nil {
 		return d, err
 	}
