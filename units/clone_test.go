@@ -290,6 +290,25 @@ func TestCloneToAFullDisk(t *testing.T) {
 	}
 }
 
+// Who asked does not want it any more.
+func TestCloneEndsWithItsContext(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	m := two(t, diskDir(t))
+	play(t, m, "x")
+	makeWide(t, m.Layout.State+"/runtime/x/upper/wide", noteFiles*2)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	err := m.clone(ctx, "x", "y", func(uint64, uint64) { cancel() })
+	if !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	if got := listDir(t, m.Layout.State+"/runtime/y"); got != "work" {
+		t.Errorf("left: %s", got)
+	}
+}
+
 func TestKilledCloning(t *testing.T) {
 	if !inNamespace(t) {
 		return
