@@ -113,15 +113,15 @@ type instance struct {
 // Instance is a definition with what is true of it now.
 type Instance struct {
 	store.Instance
-	Effective      Effective
-	State          string
-	Desired        string
-	Drifted        bool
-	PendingRestart bool
-	Cause          string
-	MainPID        uint32
-	Since          int64 // microseconds since the epoch, 0 = not known
-	Restarts       uint32
+	Effective    Effective
+	State        string
+	Desired      string
+	Drifted      bool
+	PendingCause string // what a restart would bring, "" = nothing
+	Cause        string
+	MainPID      uint32
+	Since        int64 // microseconds since the epoch, 0 = not known
+	Restarts     uint32
 }
 
 // Effective is what comes of a definition and the blueprint that it follows.
@@ -160,6 +160,7 @@ func New(o Options) (*Daemon, error) {
 		return nil, fmt.Errorf("cannot read the instances: %w", err)
 	}
 	for _, def := range defs {
+		def.OwnerName = loginName(def.Owner)
 		d.instances[def.Name] = &instance{view: Instance{Instance: def, Effective: d.effective(def), State: Stopped, Desired: Stopped}}
 	}
 	if d.lastJob, err = d.Store.LastJobID(); err != nil {
@@ -175,6 +176,7 @@ func (d *Daemon) readLayers() error {
 		return fmt.Errorf("cannot read the blueprints: %w", err)
 	}
 	for _, b := range blueprints {
+		b.OwnerName = loginName(b.Owner)
 		d.blueprints[b.Name] = b
 	}
 	overlays, err := d.Store.Overlays()
@@ -182,6 +184,7 @@ func (d *Daemon) readLayers() error {
 		return fmt.Errorf("cannot read the overlays: %w", err)
 	}
 	for _, o := range overlays {
+		o.OwnerName = loginName(o.Owner)
 		d.overlays[o.Name] = &overlay{Overlay: o}
 		if j, err := d.Store.LastJob(o.Name, o.Created, nothingToDo, overlayKinds...); err == nil && j.State != JobDone {
 			d.overlays[o.Name].failed = j.Cause
@@ -287,11 +290,18 @@ func (d *Daemon) effective(def store.Instance) Effective {
 // now is the time as everything here keeps it: microseconds since the epoch.
 func now() int64 { return time.Now().UnixMicro() }
 
-// userName names a uid for people.
-func userName(uid uint32) string {
-	id := strconv.FormatUint(uint64(uid), 10)
-	if u, err := user.LookupId(id); err == nil {
+// loginName is the name of a user, "" where there is none. It may ask a directory server: no lock is held over it.
+func loginName(uid uint32) string {
+	if u, err := user.LookupId(strconv.FormatUint(uint64(uid), 10)); err == nil {
 		return u.Username
 	}
-	return "uid " + id
+	return ""
+}
+
+// userName names a user for people.
+func userName(uid uint32, login string) string {
+	if login != "" {
+		return login
+	}
+	return fmt.Sprintf("uid %d", uid)
 }

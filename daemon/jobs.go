@@ -215,7 +215,7 @@ func (d *Daemon) submit(j *job, r Request) (Job, error) {
 		return Job{}, errorf(InvalidArgument, "timeout %s is not allowed: use at most %s", r.Timeout, MaxTimeout)
 	}
 	kind := kinds[j.Kind]
-	j.Requester, j.Timeout, j.State, j.Created = r.Requester, r.Timeout, JobQueued, now()
+	j.Requester, j.RequesterName, j.Timeout, j.State, j.Created = r.Requester, loginName(r.Requester), r.Timeout, JobQueued, now()
 	if j.Timeout == 0 {
 		j.Timeout = kind.deadline
 	}
@@ -496,11 +496,12 @@ func fromHistory(row store.Job) Job {
 
 // CancelJob ends a queued or running job. One that has ended stays as it is, with Busy.
 func (d *Daemon) CancelJob(id, requester uint32) error {
+	login := loginName(requester)
 	d.mu.Lock()
 	j := d.jobs[id]
 	if j != nil && j.Finished == 0 {
 		defer d.mu.Unlock()
-		j.cancel(&canceledError{"canceled by " + userName(requester)})
+		j.cancel(&canceledError{"canceled by " + userName(requester, login)})
 		return nil
 	}
 	d.mu.Unlock()

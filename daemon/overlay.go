@@ -88,6 +88,7 @@ func (d *Daemon) CreateOverlay(name, kind string, c OverlayChanges, owner uint32
 	if err := c.Check(kind); err != nil {
 		return Overlay{}, err
 	}
+	o := store.Overlay{Name: name, Type: kind, Owner: owner, OwnerName: loginName(owner), Created: now()}
 	d.accept.Lock()
 	defer d.accept.Unlock()
 	if _, err := d.Overlay(name); err == nil {
@@ -99,7 +100,6 @@ func (d *Daemon) CreateOverlay(name, kind string, c OverlayChanges, owner uint32
 	if leaving {
 		return Overlay{}, errorf(Busy, "cannot create overlay %s: an earlier one is still being deleted", name)
 	}
-	o := store.Overlay{Name: name, Type: kind, Owner: owner, Created: now()}
 	o.Config.V.Keep = c.Keep
 	if err := d.Store.CreateOverlay(&o); err != nil {
 		return Overlay{}, fmt.Errorf("cannot create overlay %s: %w", name, err)

@@ -192,30 +192,43 @@ func serverConfig(def store.Instance, lines []line) []byte {
 	return b.Bytes()
 }
 
-// digest stands for everything that only a new start brings to a server. It is world-readable in /run; the random
-// password in server.cfg keeps anybody from guessing at what else it covers.
+// digest stands for everything that only a new start brings to a server, part by part. It is world-readable in /run;
+// the random password in server.cfg keeps anybody from guessing at what else that part covers, and the others are no
+// secret: everybody sees the command line of a process.
 func (r rendered) digest() string {
-	h := sha256.New()
-	add := func(parts ...string) {
-		for _, part := range parts {
-			binary.Write(h, binary.LittleEndian, uint64(len(part)))
-			h.Write([]byte(part))
-		}
-		binary.Write(h, binary.LittleEndian, ^uint64(0))
-	}
-	add(r.plan.Lower...)
-	add(r.server.Command...)
-	add(r.server.PreStart...)
-	add(r.server.Restart)
 	names := make([]string, 0, len(r.cfg))
 	for name := range r.cfg {
 		names = append(names, name)
 	}
 	sort.Strings(names)
+	var files []string
 	for _, name := range names {
-		add(name, string(r.cfg[name]))
+		files = append(files, name, string(r.cfg[name]))
 	}
-	return hex.EncodeToString(h.Sum(nil))
+	return strings.Join([]string{
+		hashed(r.plan.Lower), hashed(r.server.Command, r.server.PreStart), hashed([]string{r.server.Restart}), hashed(files),
+	}, "-")
+}
+
+// Parts of a digest, in its order.
+const (
+	layersPart = iota
+	commandPart
+	restartPart
+	filesPart
+	digestParts
+)
+
+func hashed(lists ...[]string) string {
+	h := sha256.New()
+	for _, list := range lists {
+		binary.Write(h, binary.LittleEndian, uint64(len(list)))
+		for _, text := range list {
+			binary.Write(h, binary.LittleEndian, uint64(len(text)))
+			h.Write([]byte(text))
+		}
+	}
+	return hex.EncodeToString(h.Sum(nil)[:14]) // four of them fit a plan's digest
 }
 
 // readLayer reads a file of a layer, which its owner may have filled with links: none is followed.
@@ -252,15 +265,87 @@ func (d *Daemon) write(def store.Instance) (rendered, error) {
 	return r, nil
 }
 
-// pendingRestart tells whether the next start of a running server would bring it anything new. What is mounted by hand,
-// or not at all any more, is not what a start would mount.
-func (d *Daemon) pendingRestart(def store.Instance) bool {
-	mounted, _, err := d.Layout.Mounted(def.Name)
+// pendingCause tells what the next start of a running server would bring it, "" if that is nothing new. What is mounted
+// by hand, or not at all any more, is not what a start would mount.
+func (d *Daemon) pendingCause(def store.Instance) string {
+	mounted, ok, err := d.Layout.Mounted(def.Name)
 	if err != nil {
-		return true
+		return "what is mounted is not what left4 mounted: " + err.Error()
 	}
 	r, err := d.render(def)
-	return err == nil && r.plan.Digest != mounted
+	switch {
+	case err != nil: // it could not be started at all now
+		return ""
+	case !ok:
+		return "its files are not mounted any more"
+	case r.plan.Digest == mounted:
+		return ""
+	}
+	before, now := strings.Split(mounted, "-"), strings.Split(r.plan.Digest, "-")
+	if len(before) != digestParts {
+		return "it was not started by this version of left4"
+	}
+	var all []string
+	for part, what := range []func() []string{
+		layersPart:  func() []string { return d.otherLayers(def, r.plan.Lower) },
+		commandPart: func() []string { return []string{"other arguments or another port"} },
+		restartPart: func() []string { return []string{"another restart policy"} },
+		filesPart:   func() []string { return []string{"another server.cfg"} },
+	} {
+		if before[part] != now[part] {
+			all = append(all, what()...)
+		}
+	}
+	return strings.Join(all, ", ")
+}
+
+// otherLayers tells how the layers of the next start differ from those that are mounted.
+func (d *Daemon) otherLayers(def store.Instance, next []string) []string {
+	mounted, _, err := d.Layout.MountedLower(def.Name)
+	if err != nil || mounted == nil {
+		return []string{"other layers"}
+	}
+	revisions := func(lower []string) (map[string]string, []string) {
+		by, order := map[string]string{}, []string{}
+		for _, l := range lower {
+			dir, revision := path.Split(l)
+			by[dir] = revision
+			order = append(order, dir)
+		}
+		return by, order
+	}
+	before, orderBefore := revisions(mounted)
+	after, orderAfter := revisions(next)
+	var all []string
+	for _, dir := range orderAfter {
+		switch was, ok := before[dir]; {
+		case !ok:
+			all = append(all, d.layerTitle(dir)+" is new")
+		case was != after[dir]:
+			all = append(all, fmt.Sprintf("%s has revision %s in place of %s", d.layerTitle(dir), after[dir], was))
+		}
+	}
+	for _, dir := range orderBefore {
+		if _, ok := after[dir]; !ok {
+			all = append(all, d.layerTitle(dir)+" is gone")
+		}
+	}
+	if len(all) == 0 {
+		all = append(all, "another order of the overlays")
+	}
+	return all
+}
+
+// layerTitle names the layers of a directory, as overlays/3/, for people.
+func (d *Daemon) layerTitle(dir string) string {
+	id, err := strconv.ParseUint(path.Base(dir), 10, 32)
+	if err != nil {
+		return "the game"
+	}
+	if name := d.overlayName(uint32(id)); name != "" {
+		return "overlay " + name
+	}
+	return fmt.Sprintf("a deleted overlay (%d)", id)
 }
 
 // blank stands in place of a secret.

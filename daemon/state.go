@@ -164,7 +164,9 @@ func (d *Daemon) read(in *instance) (f facts, ok bool) {
 		f.last = &j
 	}
 	f.boot = bootTime()
-	f.pendingRestart = f.server.Active == "active" && d.pendingRestart(def)
+	if f.server.Active == "active" {
+		f.pending = d.pendingCause(def)
+	}
 	return f, true
 }
 
@@ -190,7 +192,7 @@ func (d *Daemon) conclude(in *instance, f facts) {
 			}
 		}
 		i.State, i.Cause, i.MainPID, i.Restarts = v.state, v.cause, v.pid, v.restarts
-		i.Desired, i.Drifted, i.PendingRestart = v.desired, v.drifted, f.pendingRestart
+		i.Desired, i.Drifted, i.PendingCause = v.desired, v.drifted, f.pending
 	})
 }
 
@@ -203,7 +205,7 @@ type facts struct {
 	running         *store.Job // the job that is at work
 	last            *store.Job // the newest finished one that changed the state
 	lastExit        string     // how the game ended before systemd restarted it, as seen earlier
-	pendingRestart  bool       // a restart would bring something new
+	pending         string     // what a restart would bring
 	boot            time.Time
 }
 
@@ -226,7 +228,7 @@ func judge(f facts) verdict {
 		v.desired = Running
 	}
 	by := func(verb string, j *store.Job) string {
-		return fmt.Sprintf("%s by %s (job %d)", verb, userName(j.Requester), j.ID)
+		return fmt.Sprintf("%s by %s (job %d)", verb, userName(j.Requester, j.RequesterName), j.ID)
 	}
 	switch s.Active {
 	case "active", "reloading", "refreshing":

@@ -30,7 +30,7 @@ func (d *Daemon) CreateInstance(name string, c Changes, owner uint32) (Instance,
 	if _, err := d.Instance(name); err == nil {
 		return Instance{}, errorf(InstanceExists, "cannot create %s: there is such an instance", name)
 	}
-	def := newDefinition(name, owner)
+	def := newDefinition(name, owner, loginName(owner))
 	if err := c.apply(&def); err != nil {
 		return Instance{}, err
 	}
@@ -74,8 +74,8 @@ func (d *Daemon) addInstance(def *store.Instance) (Instance, error) {
 	return in.view, nil
 }
 
-func newDefinition(name string, owner uint32) store.Instance {
-	def := store.Instance{Name: name, Owner: owner, Created: now(), Restart: "always", RconPassword: newPassword()}
+func newDefinition(name string, owner uint32, login string) store.Instance {
+	def := store.Instance{Name: name, Owner: owner, OwnerName: login, Created: now(), Restart: "always", RconPassword: newPassword()}
 	def.Arguments.V, def.Config.V, def.Overlays.V = []string{}, []string{}, []store.OverlayRef{}
 	return def
 }
@@ -162,7 +162,7 @@ func (d *Daemon) InitializeInstance(name string, c *Changes, fresh bool, from st
 		}
 	} else if c != nil {
 		anew := func(old store.Instance) store.Instance {
-			def := newDefinition(name, old.Owner)
+			def := newDefinition(name, old.Owner, old.OwnerName)
 			def.Created, def.Port, def.RconPassword = old.Created, old.Port, old.RconPassword
 			return def
 		}

@@ -55,27 +55,15 @@ func (s *Server) authorize(c *call, action string, about thing) error {
 	if c.uid == 0 {
 		return nil
 	}
-	details := map[string]string{"verb": verbOf(action)}
-	before, err := s.identify(about)
-	if about.kind != "" {
-		details[about.kind] = about.name
-	}
-	if err == nil {
-		// Rules know users by name; a uid without a name owns nothing that a rule could give it.
-		if u, err := user.LookupId(strconv.FormatUint(uint64(before.owner), 10)); err == nil {
-			details["owner"] = u.Username
-		}
-	}
+	before, _ := s.identify(about)
 	if !s.questions.take(c.uid) {
 		return dbusError(errLimits, "too many questions of yours wait for polkit")
 	}
 	defer s.questions.give(c.uid)
 	answer, err := s.auth.Check(c.ctx, polkit.Request{
-		Sender: c.sender, Action: action, Details: details, Interactive: c.interactive(),
+		Sender: c.sender, Action: action, Details: details(action, about, before), Interactive: c.interactive(),
 	})
-	if err != nil && c.ctx.Err() == nil { // a caller that has gone is no news
-		s.log.Warn("polkit did not answer, so the answer is no", "action", action, "uid", c.uid, "error", err)
-	}
+	s.unanswered(c, action, err)
 	switch {
 	case err == nil && answer == polkit.Yes:
 		if after, _ := s.identify(about); after != before {
@@ -88,6 +76,28 @@ func (s *Server) authorize(c *call, action string, about thing) error {
 		return dbusError(names.ErrAccessDenied, "%s is not allowed: the authentication was dismissed", action)
 	}
 	return dbusError(names.ErrAccessDenied, "%s is not allowed", action)
+}
+
+// details are what rules and messages may look at.
+func details(action string, about thing, who identity) map[string]string {
+	all := map[string]string{"verb": verbOf(action)}
+	if about.name != "" {
+		all[about.kind] = about.name
+	}
+	if who != (identity{}) {
+		// Rules know users by name; a uid without a name owns nothing that a rule could give it.
+		if u, err := user.LookupId(strconv.FormatUint(uint64(who.owner), 10)); err == nil {
+			all["owner"] = u.Username
+		}
+	}
+	return all
+}
+
+// unanswered tells the log that polkit did not answer; that a caller has gone is no news.
+func (s *Server) unanswered(c *call, action string, err error) {
+	if err != nil && c.ctx.Err() == nil {
+		s.log.Warn("polkit did not answer, so the answer is no", "action", action, "uid", c.uid, "error", err)
+	}
 }
 
 func changedMeanwhile(t thing) error {

@@ -309,7 +309,9 @@ func (s *Server) listJobs(c *call) ([]any, error) {
 		}
 		return ""
 	}
-	f := store.JobFilter{Target: text("target"), Kind: text("kind"), State: text("state"), Limit: 100}
+	f := store.JobFilter{
+		Target: text("target"), Kind: text("kind"), State: text("state"), Requester: take[uint32](d, "requester", "u"), Limit: 100,
+	}
 	if limit := take[uint32](d, "limit", "u"); limit != nil {
 		f.Limit = min(*limit, 10_000)
 	}

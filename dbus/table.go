@@ -4,6 +4,7 @@ import (
 	"embed"
 	"encoding/xml"
 	"fmt"
+	"slices"
 	"strings"
 
 	"left4.me/left4/dbus/names"
@@ -57,6 +58,7 @@ var methods = []method{
 	{names.Manager, "SetGameRevision", "ua{sv}", "", action + "game.install", (*Server).setGameRevision, false},
 	{names.Manager, "GetJob", "u", "o", open, (*Server).getJob, false},
 	{names.Manager, "ListJobs", "a{sv}", "a(usssso)", open, (*Server).listJobs, false},
+	{names.Manager, "GetPermissions", "s", "a{ss}", open, (*Server).getPermissions, false},
 	{names.Manager, "CancelJob", "ua{sv}", "", action + "job.cancel", (*Server).cancelJob, false},
 
 	{names.Instance, "Initialize", "a{sv}a{sv}", "o", action + "instance.initialize", (*Server).initializeInstance, true},
@@ -102,6 +104,7 @@ type face struct {
 	methods map[string]map[string]*method // by interface and name
 	text    map[string]string             // the <interface> element of each interface
 	xml     map[string]xmlInterface
+	actions []string // that methods ask for
 }
 
 type xmlInterface struct {
@@ -169,6 +172,9 @@ func newFace() (*face, error) {
 			f.methods[m.iface] = map[string]*method{}
 		}
 		f.methods[m.iface][m.name] = m
+		if m.action != open && !slices.Contains(f.actions, m.action) {
+			f.actions = append(f.actions, m.action)
+		}
 	}
 	return f, f.check()
 }

@@ -10,6 +10,7 @@ import (
 type Blueprint struct {
 	Name      string             `db:"name"`
 	Owner     uint32             `db:"owner"`
+	OwnerName string             `db:"-"`       // the login name of Owner, which only the daemon knows; "" = none
 	Created   int64              `db:"created"` // microseconds since the epoch
 	Arguments JSON[[]string]     `db:"arguments"`
 	Config    JSON[[]string]     `db:"config"`

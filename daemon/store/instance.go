@@ -14,6 +14,7 @@ type Instance struct {
 	Name         string             `db:"name"`
 	Port         uint16             `db:"port"`
 	Owner        uint32             `db:"owner"`
+	OwnerName    string             `db:"-"`       // the login name of Owner, which only the daemon knows; "" = none
 	Created      int64              `db:"created"` // microseconds since the epoch
 	Label        string             `db:"label"`
 	Hostname     string             `db:"hostname"`

@@ -13,19 +13,20 @@ import (
 // Job is one action: what was asked, by whom, and how it went. Times are microseconds since the epoch, 0 where it has
 // not come to that.
 type Job struct {
-	ID        uint32        `db:"id"`
-	Kind      string        `db:"kind"`
-	Target    string        `db:"target"`
-	Instance  int64         `db:"instance"` // Created of the instance, or id of the overlay, that it is about; 0 = there was none
-	State     string        `db:"state"`
-	Requester uint32        `db:"requester"`
-	Status    string        `db:"status"`
-	Cause     string        `db:"cause"`
-	Timeout   time.Duration `db:"-"`
-	TimeoutUS int64         `db:"timeout"`
-	Created   int64         `db:"created"`
-	Started   int64         `db:"started"`
-	Finished  int64         `db:"finished"`
+	ID            uint32        `db:"id"`
+	Kind          string        `db:"kind"`
+	Target        string        `db:"target"`
+	Instance      int64         `db:"instance"` // Created of the instance, or id of the overlay, that it is about; 0 = there was none
+	State         string        `db:"state"`
+	Requester     uint32        `db:"requester"`
+	RequesterName string        `db:"requester_name"` // login name when it was accepted, "" = none
+	Status        string        `db:"status"`
+	Cause         string        `db:"cause"`
+	Timeout       time.Duration `db:"-"`
+	TimeoutUS     int64         `db:"timeout"`
+	Created       int64         `db:"created"`
+	Started       int64         `db:"started"`
+	Finished      int64         `db:"finished"`
 
 	Parameters JSON[Parameters] `db:"parameters"`
 }
@@ -43,13 +44,13 @@ type Parameters struct {
 	FilesMade int64  `json:",omitempty"` // Created of that instance
 }
 
-const jobColumns = "id, kind, target, instance, state, requester, status, cause, timeout, created, started, finished, parameters"
+const jobColumns = "id, kind, target, instance, state, requester, requester_name, status, cause, timeout, created, started, finished, parameters"
 
 // PutJob stores a job under its id, whether or not it was stored before.
 func (s *Store) PutJob(j Job) error {
 	j.TimeoutUS = j.Timeout.Microseconds()
 	_, err := s.db.NamedExec(`INSERT INTO job (`+jobColumns+`)
-		VALUES (:id, :kind, :target, :instance, :state, :requester, :status, :cause, :timeout, :created, :started, :finished, :parameters)
+		VALUES (:id, :kind, :target, :instance, :state, :requester, :requester_name, :status, :cause, :timeout, :created, :started, :finished, :parameters)
 		ON CONFLICT (id) DO UPDATE SET state = excluded.state, status = excluded.status, cause = excluded.cause,
 		started = excluded.started, finished = excluded.finished`, j)
 	return err
@@ -86,6 +87,7 @@ func (s *Store) UnfinishedJobs() ([]Job, error) {
 // JobFilter selects jobs; an empty field selects all.
 type JobFilter struct {
 	Target, Kind, State string
+	Requester           *uint32
 	Limit               uint32
 }
 
@@ -99,12 +101,19 @@ func (s *Store) Jobs(f JobFilter) ([]Job, error) {
 			args = append(args, c.value)
 		}
 	}
+	if f.Requester != nil {
+		where = append(where, "requester = ?")
+		args = append(args, *f.Requester)
+	}
 	query := "SELECT " + jobColumns + " FROM job"
 	if len(where) > 0 {
 		query += " WHERE " + strings.Join(where, " AND ")
 	}
 	var all []Job
 	err := s.db.Select(&all, query+" ORDER BY id DESC LIMIT ?", append(args, f.Limit)...)
+	for i := range all {
+		all[i].Timeout = time.Duration(all[i].TimeoutUS) * time.Microsecond
+	}
 	return all, err
 }
 

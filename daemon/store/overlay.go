@@ -6,12 +6,13 @@ import (
 
 // Overlay is a named layer of files. Its files are in its revisions.
 type Overlay struct {
-	ID      uint32              `db:"id"` // never given out again
-	Name    string              `db:"name"`
-	Type    string              `db:"type"`
-	Owner   uint32              `db:"owner"`
-	Created int64               `db:"created"` // microseconds since the epoch
-	Config  JSON[OverlayConfig] `db:"config"`
+	ID        uint32              `db:"id"` // never given out again
+	Name      string              `db:"name"`
+	Type      string              `db:"type"`
+	Owner     uint32              `db:"owner"`
+	OwnerName string              `db:"-"`       // the login name of Owner, which only the daemon knows; "" = none
+	Created   int64               `db:"created"` // microseconds since the epoch
+	Config    JSON[OverlayConfig] `db:"config"`
 }
 
 // OverlayConfig is what the owner of an overlay may set; nil is the default.

@@ -1,0 +1,56 @@
+package dbus
+
+import (
+	"strings"
+
+	"left4.me/left4/polkit"
+)
+
+// Answers of GetPermissions.
+const (
+	allowed       = "yes"
+	authenticates = "auth"
+	refused       = "no"
+)
+
+// getPermissions asks polkit about every action, one after the other: it answers one at a time anyway, and the bus bounds
+// how many questions of ours may be open.
+func (s *Server) getPermissions(c *call) ([]any, error) {
+	about := thing{instance, c.args[0].(string)}
+	var owner identity
+	if about.name != "" {
+		var err error
+		if owner, err = s.identify(about); err != nil {
+			return nil, err
+		}
+	}
+	if !s.questions.take(c.uid) {
+		return nil, dbusError(errLimits, "too many questions of yours wait for polkit")
+	}
+	defer s.questions.give(c.uid)
+	permissions := map[string]string{}
+	for _, action := range s.face.actions {
+		asked := thing{}
+		if strings.HasPrefix(action, "me.left4.instance.") || action == "me.left4.job.cancel" {
+			asked = about
+		}
+		answer := polkit.Yes
+		if c.uid != 0 {
+			var err error
+			answer, err = s.auth.Check(c.ctx, polkit.Request{Sender: c.sender, Action: action, Details: details(action, asked, owner)})
+			if err != nil {
+				s.unanswered(c, action, err)
+				answer = polkit.No
+			}
+		}
+		switch answer {
+		case polkit.Yes:
+			permissions[action] = allowed
+		case polkit.Challenge:
+			permissions[action] = authenticates
+		default:
+			permissions[action] = refused
+		}
+	}
+	return []any{permissions}, nil
+}
