@@ -150,10 +150,7 @@ func (d *Daemon) spare() []store.Revision {
 // collectSoon accepts a job that removes what nobody needs, where there is anything and no such job waits already.
 func (d *Daemon) collectSoon() {
 	spare := d.spare()
-	d.mu.Lock()
-	waits := slices.ContainsFunc(d.queues[collectQueue], func(j *job) bool { return j.State == JobQueued })
-	d.mu.Unlock()
-	if len(spare) == 0 || waits {
+	if len(spare) == 0 {
 		return
 	}
 	used, err := d.usedRevisions()

@@ -209,6 +209,7 @@ func (d *Daemon) Begin(ctx context.Context, serve func() error) error {
 		return err
 	}
 	d.collectSoon()
+	d.pruneJobs()
 	return nil
 }
 
@@ -229,9 +230,11 @@ func (d *Daemon) begin(ctx context.Context, serve func() error) error {
 // Close stops accepting, lets no job begin and waits for those that run to give way. They stay unfinished in the
 // database and are taken up by the next left4d: nothing that systemd was asked to do is taken back.
 func (d *Daemon) Close() {
+	d.accept.Lock() // what is being accepted is in its queue then
 	d.mu.Lock()
 	d.closing = true
 	d.mu.Unlock()
+	d.accept.Unlock()
 	d.cancel(errClosing)
 	d.running.Wait()
 	if err := d.storeUnstored(); err != nil {
@@ -246,6 +249,7 @@ func (d *Daemon) Reconcile() {
 	}
 	d.RefreshAll(d.ctx)
 	d.collectSoon()
+	d.pruneJobs()
 }
 
 // Instances returns all instances by name.

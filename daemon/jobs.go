@@ -8,7 +8,10 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"left4.me/left4/daemon/store"
+	"left4.me/left4/units"
 )
 
 // States of a job.
@@ -50,35 +53,62 @@ const (
 	revisionsTarget = "revisions"
 )
 
-// kinds says of each kind of job what it is about, how long it may take unless its caller says otherwise, and whether it
-// goes before others: it puts an end to a queued or running start of the same instance, if it removes files to their
-// copying too, and a disk that is full of what it may remove does not keep it from being accepted.
+// kinds says of each kind of job what it is about, how long it may take unless its caller says otherwise, and how it goes
+// together with others.
 var kinds map[string]kind
 
 type kind struct {
 	about    subject
 	deadline time.Duration
-	preempts bool
 	run      func(*Daemon, context.Context, *job) error
+	// steps are those that it tells, in their order; how far it has come is told by them.
+	steps []string
+	// preempts tells that it puts an end to queued and running starts of the same instance, and to the copying of files
+	// if it removes them.
+	preempts bool
+	// frees tells that it is accepted on a full disk, too: that is often the work of the server that is to be stopped or
+	// removed.
+	frees bool
+	// mounts tells that it brings files to a server, and so waits for the imports and builds of overlays before it.
+	mounts bool
+	// joined tells that one which is still queued serves whoever asks for another.
+	joined bool
 }
 
 // An init, because some of them accept jobs themselves.
 func init() {
 	kinds = map[string]kind{
-		"initialize":      {anInstance, time.Minute, false, (*Daemon).initialize},
-		"start":           {anInstance, 3 * time.Minute, false, (*Daemon).start},
-		"stop":            {anInstance, 2 * time.Minute, true, (*Daemon).stop},
-		"restart":         {anInstance, 5 * time.Minute, false, (*Daemon).restart},
-		"kill":            {anInstance, time.Minute, true, (*Daemon).kill},
-		"reset":           {anInstance, 15 * time.Minute, true, (*Daemon).reset},
-		"delete":          {anInstance, 15 * time.Minute, true, (*Daemon).delete},
-		importGameKind:    {noObject, 6 * time.Hour, false, (*Daemon).importRevision},
-		importOverlayKind: {anOverlay, 6 * time.Hour, false, (*Daemon).importRevision},
-		buildOverlayKind:  {anOverlay, 6 * time.Hour, false, (*Daemon).buildOverlay},
-		deleteOverlayKind: {anOverlay, time.Hour, true, (*Daemon).deleteOverlay},
-		collectKind:       {noObject, time.Hour, true, (*Daemon).collect},
+		"initialize": {about: anInstance, deadline: time.Minute, mounts: true, run: (*Daemon).initialize},
+		"start": {about: anInstance, deadline: 3 * time.Minute, mounts: true, run: (*Daemon).start,
+			steps: []string{stopping, rendering, starting}},
+		"restart": {about: anInstance, deadline: 5 * time.Minute, mounts: true, run: (*Daemon).restart,
+			steps: []string{stopping, rendering, starting, restarting}},
+		"stop": {about: anInstance, deadline: 2 * time.Minute, preempts: true, frees: true, run: (*Daemon).stop,
+			steps: []string{stopping, unmounting}},
+		"kill": {about: anInstance, deadline: time.Minute, preempts: true, frees: true, run: (*Daemon).kill,
+			steps: []string{killing, unmounting}},
+		"reset": {about: anInstance, deadline: 15 * time.Minute, preempts: true, frees: true, run: (*Daemon).reset,
+			steps: []string{stopping, unmounting, removing}},
+		"delete": {about: anInstance, deadline: 15 * time.Minute, preempts: true, frees: true, run: (*Daemon).delete,
+			steps: []string{stopping, unmounting, removing}},
+		importGameKind:    {about: noObject, deadline: 6 * time.Hour, run: (*Daemon).importRevision},
+		importOverlayKind: {about: anOverlay, deadline: 6 * time.Hour, run: (*Daemon).importRevision},
+		buildOverlayKind:  {about: anOverlay, deadline: 6 * time.Hour, joined: true, run: (*Daemon).buildOverlay},
+		deleteOverlayKind: {about: anOverlay, deadline: time.Hour, frees: true, run: (*Daemon).deleteOverlay},
+		collectKind:       {about: noObject, deadline: time.Hour, frees: true, joined: true, run: (*Daemon).collect},
 	}
 }
+
+// Steps of jobs that are told in the same words everywhere.
+const (
+	stopping   = "stopping"
+	unmounting = "unmounting"
+	rendering  = "rendering"
+	starting   = "starting"
+	restarting = "restarting"
+	killing    = "killing"
+	removing   = "removing files"
+)
 
 // About tells what kind of object a job is about, instance, overlay or "", and its name.
 func (j Job) About() (kind, name string) {
@@ -101,9 +131,12 @@ const (
 // job is a Job at work.
 type job struct {
 	Job
-	ctx     context.Context
+	ctx     context.Context // its cause says why the job has to end
 	cancel  context.CancelCauseFunc
-	stream  *os.File // what an import reads; the job closes it
+	clock   *time.Timer   // ends it when its time is over; nil = has not begun to run
+	turn    chan struct{} // what it waits for may have gone
+	hurried bool          // its time runs from its acceptance, because its caller has set it
+	stream  *os.File      // what an import reads; the job closes it
 	size    uint64
 	worker  string        // the unit that works for it
 	changed chan struct{} // that unit changed
@@ -130,8 +163,6 @@ func (j *job) queue() string {
 
 func overlayQueue(name string) string { return "@overlay/" + name }
 
-const collectQueue = "@" + revisionsTarget
-
 // atWork tells whether a job of a kind waits or works in a queue. The lock must be held.
 func (d *Daemon) atWork(queue, kind string) bool {
 	return slices.ContainsFunc(d.queues[queue], func(j *job) bool { return j.Kind == kind && !j.over })
@@ -157,12 +188,18 @@ type skippedError struct{ why string }
 
 func (e *skippedError) Error() string { return e.why }
 
+// lateError is the cause of a context whose time is over.
+type lateError struct{}
+
+func (lateError) Error() string { return "its time is over" }
+
 // canceledError is the cause of a context that somebody ended before its time.
 type canceledError struct{ why string }
 
 func (e *canceledError) Error() string { return e.why }
 
-// Request is who asks for a job, and how long it may take (0 = the kind's own deadline).
+// Request is who asks for a job, and how long it may take from its acceptance on (0 = the kind's own deadline, which
+// counts from when it begins to run).
 type Request struct {
 	Requester uint32
 	Timeout   time.Duration
@@ -215,6 +252,7 @@ func (d *Daemon) submit(j *job, r Request) (Job, error) {
 		return Job{}, errorf(InvalidArgument, "timeout %s is not allowed: use at most %s", r.Timeout, MaxTimeout)
 	}
 	kind := kinds[j.Kind]
+	j.hurried = r.Timeout != 0
 	j.Requester, j.RequesterName, j.Timeout, j.State, j.Created = r.Requester, loginName(r.Requester), r.Timeout, JobQueued, now()
 	if j.Timeout == 0 {
 		j.Timeout = kind.deadline
@@ -225,9 +263,13 @@ func (d *Daemon) submit(j *job, r Request) (Job, error) {
 	d.mu.Lock()
 	closing, queued := d.closing, len(d.queues[j.queue()])
 	j.Instance = d.object(j)
+	if other := d.joinable(j); other != nil && !closing {
+		defer d.mu.Unlock()
+		return other.Job, nil
+	}
 	d.mu.Unlock()
 	limit := maxQueued
-	if kind.preempts {
+	if kind.frees {
 		limit *= 2 // what ends a server must get through behind what starts it
 	}
 	switch {
@@ -239,8 +281,7 @@ func (d *Daemon) submit(j *job, r Request) (Job, error) {
 	d.lastJob++
 	j.ID = d.lastJob
 	if err := d.storeUnstored(); err != nil || d.Store.PutJob(j.Job.Job) != nil {
-		// A full disk is often the work of the server that is to be stopped or removed: that must go on without a row.
-		if !kind.preempts {
+		if !kind.frees {
 			err = errors.Join(err, d.Store.PutJob(j.Job.Job))
 			if err != nil {
 				return Job{}, fmt.Errorf("cannot %s %s: %w", j.Kind, j.Target, err)
@@ -249,23 +290,51 @@ func (d *Daemon) submit(j *job, r Request) (Job, error) {
 		d.Log.Error("a job is accepted that cannot be stored", "job", j.ID, "kind", j.Kind, "target", j.Target)
 	}
 	if j.ID%500 == 0 {
-		if err := d.Store.PruneJobs(time.Now().Add(-keptHistoryAt), keptHistory); err != nil {
-			d.Log.Warn("cannot prune the history of jobs", "error", err)
-		}
+		d.pruneJobs()
 	}
-	return d.enqueue(j), nil
+	return d.enqueue(j, nil), nil
 }
 
-// enqueue puts an accepted job behind the others of its target.
-func (d *Daemon) enqueue(j *job) Job {
-	j.Progress, j.Cancelable, j.changed = -1, true, make(chan struct{}, 1)
+func (d *Daemon) pruneJobs() {
+	if err := d.Store.PruneJobs(time.Now().Add(-keptHistoryAt), keptHistory); err != nil {
+		d.Log.Warn("cannot prune the history of jobs", "error", err)
+	}
+}
+
+// joinable is the queued job that serves as well. The lock must be held.
+func (d *Daemon) joinable(j *job) *job {
+	if !kinds[j.Kind].joined {
+		return nil
+	}
+	for _, other := range d.queues[j.queue()] {
+		if other.Kind == j.Kind && other.State == JobQueued && other.Instance == j.Instance && other.ctx.Err() == nil {
+			return other
+		}
+	}
+	return nil
+}
+
+// enqueue puts an accepted job behind the others of its target; one that is canceled already is only brought to its end.
+// accept must be held.
+func (d *Daemon) enqueue(j *job, canceled *canceledError) Job {
+	j.Progress, j.Cancelable = -1, true
+	if kinds[j.Kind].steps != nil {
+		j.Progress = 0
+	}
+	j.changed, j.turn = make(chan struct{}, 1), make(chan struct{}, 1)
 	j.ctx, j.cancel = context.WithCancelCause(d.ctx)
+	if canceled != nil {
+		j.cancel(canceled)
+	}
+	if j.hurried {
+		j.clock = j.startClock()
+	}
 
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.jobs[j.ID] = j
 	d.Events.JobNew(j.Job)
-	if kinds[j.Kind].preempts {
+	if kinds[j.Kind].preempts && canceled == nil {
 		why := &canceledError{fmt.Sprintf("canceled by %s (job %d)", j.Kind, j.ID)}
 		removes := j.Kind == "reset" || j.Kind == "delete"
 		for _, other := range d.queues[j.queue()] {
@@ -276,36 +345,113 @@ func (d *Daemon) enqueue(j *job) Job {
 		}
 	}
 	d.queues[j.queue()] = append(d.queues[j.queue()], j)
-	if len(d.queues[j.queue()]) == 1 {
-		d.running.Add(1)
-		go d.drain(j.queue())
-	}
+	d.running.Add(1)
+	go d.see(j)
 	return j.Job
 }
 
-// drain runs the jobs of one target one after the other.
-func (d *Daemon) drain(target string) {
+func (j *job) startClock() *time.Timer {
+	return time.AfterFunc(j.Timeout, func() { j.cancel(lateError{}) })
+}
+
+// see sees a job from its acceptance to its end. Wherever it stands in its queue, it leaves as soon as it is canceled or
+// its time is over.
+func (d *Daemon) see(j *job) {
 	defer d.running.Done()
+	if j.Kind == "kill" {
+		d.hasten(j)
+	}
+	d.awaitTurn(j)
+	final, ended := d.work(j)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	queue := slices.DeleteFunc(d.queues[j.queue()], func(other *job) bool { return other == j })
+	if len(queue) == 0 {
+		delete(d.queues, j.queue())
+	} else {
+		d.queues[j.queue()] = queue
+		queue[0].wake()
+	}
+	if kinds[j.Kind].about == anOverlay {
+		for _, queue := range d.queues {
+			queue[0].wake()
+		}
+	}
+	// Who hears of the end acts on it at once: by then the job must be in nobody's way.
+	if ended {
+		d.end(j, final)
+	}
+}
+
+// hasten kills the server at once for a kill that has to wait for its turn: the job before it may be waiting for a server
+// that does not end, which is what a kill is for. What is before it has to bring the server down too, or is nothing that
+// a server that is down disturbs.
+func (d *Daemon) hasten(j *job) {
+	d.mu.Lock()
+	first := d.queues[j.queue()][0] == j
+	d.mu.Unlock()
+	if first {
+		return
+	}
+	server := units.ServerUnit(j.Target)
+	// The stop is queued first: a bare SIGKILL is a failure, which systemd would answer with a restart.
+	_, err := d.Units.QueueStop(j.ctx, server)
+	if err == nil {
+		err = d.Units.Kill(j.ctx, server, int32(unix.SIGKILL))
+	}
+	if err != nil && j.ctx.Err() == nil {
+		d.Log.Warn("cannot kill a server at once", "instance", j.Target, "error", err)
+	}
+}
+
+func (j *job) wake() {
+	select {
+	case j.turn <- struct{}{}:
+	default:
+	}
+}
+
+// awaitTurn returns when nothing is in the way of a job any more, or when it has to end.
+func (d *Daemon) awaitTurn(j *job) {
 	for {
 		d.mu.Lock()
-		j := d.queues[target][0]
-		d.mu.Unlock()
-		final, ended := d.work(j)
-		d.mu.Lock()
-		d.queues[target] = d.queues[target][1:]
-		empty := len(d.queues[target]) == 0
-		if empty {
-			delete(d.queues, target)
+		first := d.queues[j.queue()][0] == j
+		var other *job
+		if first {
+			other = d.builds(j)
 		}
-		// Who hears of the end acts on it at once: by then the job must be in nobody's way.
-		if ended {
-			d.end(j, final)
+		if other != nil {
+			old := j.Job
+			j.Status = fmt.Sprintf("waiting for job %d (%s %s)", other.ID, other.Kind, other.Target)
+			d.Events.JobChanged(old, j.Job)
 		}
 		d.mu.Unlock()
-		if empty {
+		if first && other == nil {
+			return
+		}
+		select {
+		case <-j.turn:
+		case <-j.ctx.Done():
 			return
 		}
 	}
+}
+
+// builds is an import or a build, accepted before a job, of an overlay that the job would mount; nil = there is none. The
+// lock must be held.
+func (d *Daemon) builds(j *job) *job {
+	in := d.instances[j.Target]
+	if !kinds[j.Kind].mounts || in == nil {
+		return nil
+	}
+	for _, o := range in.view.Effective.Overlays {
+		for _, other := range d.queues[overlayQueue(o.Overlay)] {
+			if slices.Contains(overlayKinds, other.Kind) && other.ID < j.ID && !other.over {
+				return other
+			}
+		}
+	}
+	return nil
 }
 
 // end makes a job what it ended as and tells it. The lock must be held.
@@ -322,6 +468,9 @@ func (d *Daemon) end(j *job, final Job) {
 		}
 		d.finished = d.finished[1:]
 	}
+	if j.clock != nil {
+		j.clock.Stop()
+	}
 	j.cancel(nil)
 }
 
@@ -329,8 +478,10 @@ func (d *Daemon) end(j *job, final Job) {
 // as it is, for the next left4d.
 func (d *Daemon) work(j *job) (final Job, ended bool) {
 	var err error
-	var late bool
 	if context.Cause(j.ctx) == nil {
+		if j.clock == nil {
+			j.clock = j.startClock()
+		}
 		d.update(j, func(j *Job) {
 			if j.Started == 0 {
 				j.Started = now()
@@ -341,10 +492,7 @@ func (d *Daemon) work(j *job) (final Job, ended bool) {
 			d.Log.Error("cannot store that a job runs", "job", j.ID, "error", err)
 		}
 		<-d.refreshTarget(j)
-		ctx, cancel := context.WithTimeout(j.ctx, j.Timeout)
-		err = d.guarded(ctx, j)
-		late = errors.Is(ctx.Err(), context.DeadlineExceeded)
-		cancel()
+		err = d.guarded(j.ctx, j)
 	} else {
 		err = context.Cause(j.ctx)
 	}
@@ -365,7 +513,7 @@ func (d *Daemon) work(j *job) (final Job, ended bool) {
 		result, why = JobCanceled, canceled.why
 	case errors.As(err, &skipped):
 		result, why = JobSkipped, skipped.why
-	case late:
+	case errors.As(cause, &lateError{}):
 		result, why = JobTimeout, fmt.Sprintf("cannot %s %s: not done within %s", j.Kind, j.Target, j.Timeout)
 	default:
 		result, why = JobFailed, err.Error()
@@ -432,9 +580,16 @@ func (d *Daemon) update(j *job, fn func(*Job)) {
 	d.Events.JobChanged(old, j.Job)
 }
 
-// step tells what a job is at.
+// step tells what a job is at, and how far it has come where its kind has known steps.
 func (d *Daemon) step(j *job, format string, args ...any) {
-	d.update(j, func(j *Job) { j.Status = fmt.Sprintf(format, args...) })
+	text := fmt.Sprintf(format, args...)
+	steps := kinds[j.Kind].steps
+	d.update(j, func(j *Job) {
+		j.Status = text
+		if n := slices.Index(steps, text); n >= 0 {
+			j.Progress = max(j.Progress, float64(n)/float64(len(steps)))
+		}
+	})
 }
 
 // Job returns a job, also one that only the history knows, or NoSuchJob.
@@ -529,16 +684,13 @@ func (d *Daemon) recover() error {
 			// Its end could not be stored: done again it would undo what was asked after it.
 			why = fmt.Sprintf("overtaken by %s (job %d)", later.Kind, later.ID)
 		}
-		if why != "" {
-			row.State, row.Finished, row.Cause = JobCanceled, now(), why
-			if err := d.Store.PutJob(row); err != nil {
-				return err
-			}
-			continue
-		}
-		j.State = JobQueued
+		j.State, j.Status = JobQueued, ""
 		d.Log.Info("job taken up again", "job", j.ID, "kind", j.Kind, "target", j.Target)
-		d.enqueue(j)
+		var canceled *canceledError
+		if why != "" {
+			canceled = &canceledError{why}
+		}
+		d.enqueue(j, canceled)
 	}
 	return nil
 }

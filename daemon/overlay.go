@@ -39,11 +39,13 @@ type overlay struct {
 	failed   string // the cause
 }
 
-// overlayTypes are the ways an overlay comes by its files. One without a build is imported.
-var overlayTypes = map[string]struct {
-	build func(*Daemon, context.Context, *job) error
-}{
+// overlayTypes are the ways an overlay comes by its files.
+var overlayTypes = map[string]overlayType{
 	"files": {},
+}
+
+type overlayType struct {
+	build func(*Daemon, context.Context, *job) error // nil = it is imported
 }
 
 // overlayKinds are the kinds of jobs that make revisions of an overlay.
@@ -330,7 +332,7 @@ func (d *Daemon) deleteOverlay(ctx context.Context, j *job) error {
 	if err := d.forgetOverlay(ctx, j, o); err != nil {
 		return err
 	}
-	d.step(j, "removing files")
+	d.step(j, removing)
 	if err := d.removeBeneath(goneName(o.ID)); err != nil {
 		return fmt.Errorf("cannot delete overlay %s: %w", name, err)
 	}

@@ -265,7 +265,7 @@ func (d *Daemon) initialize(ctx context.Context, j *job) error {
 	if err := d.copyFiles(ctx, j); err != nil {
 		return err
 	}
-	d.step(j, "rendering")
+	d.step(j, rendering)
 	if _, err := d.prepare(def); err != nil {
 		return fmt.Errorf("cannot initialize %s: %w", def.Name, err)
 	}
@@ -323,7 +323,7 @@ func (d *Daemon) start(ctx context.Context, j *job) error {
 	}
 	if s.Active != "inactive" && s.Active != "failed" {
 		// It waits for its automatic restart, or is on its way down: only what is down gets new files.
-		d.step(j, "stopping")
+		d.step(j, stopping)
 		if err := d.down(ctx, def.Name); err != nil {
 			return fmt.Errorf("cannot start %s: %w", def.Name, err)
 		}
@@ -357,7 +357,7 @@ func (d *Daemon) up(ctx context.Context, j *job, verb string, def store.Instance
 	if d.Config.Masked(def.Name) {
 		return fmt.Errorf("cannot %s %s: the unit is masked", verb, def.Name)
 	}
-	d.step(j, "rendering")
+	d.step(j, rendering)
 	// This also makes systemd forget earlier starts. It counts those of people too, and its limit is for crash loops.
 	if err := d.settle(ctx, def.Name); err != nil {
 		return fmt.Errorf("cannot %s %s: %w", verb, def.Name, err)
@@ -371,7 +371,7 @@ func (d *Daemon) up(ctx context.Context, j *job, verb string, def store.Instance
 	if err := d.freshen(ctx, def.Name); err != nil {
 		return fmt.Errorf("cannot %s %s: %w", verb, def.Name, err)
 	}
-	d.step(j, "starting")
+	d.step(j, starting)
 	return d.launchError(ctx, verb, def, d.Units.Start(ctx, server))
 }
 
@@ -444,7 +444,7 @@ func (d *Daemon) stop(ctx context.Context, j *job) error {
 	name, server := j.Target, units.ServerUnit(j.Target)
 	// Whatever is wrong with /etc, the server is stopped now; only that it stays so after a boot is not sure then.
 	disable := d.Config.Disable(name)
-	d.step(j, "stopping")
+	d.step(j, stopping)
 	if err := d.Units.Stop(ctx, server); err != nil {
 		return errors.Join(disable, fmt.Errorf("cannot stop %s: %w", name, err))
 	}
@@ -460,7 +460,7 @@ func (d *Daemon) stop(ctx context.Context, j *job) error {
 func (d *Daemon) kill(ctx context.Context, j *job) error {
 	name, server := j.Target, units.ServerUnit(j.Target)
 	disable := d.Config.Disable(name)
-	d.step(j, "killing")
+	d.step(j, killing)
 	// The stop is queued first: a bare SIGKILL is a failure, which systemd would answer with a restart.
 	wait, err := d.Units.QueueStop(ctx, server)
 	if err == nil {
@@ -508,7 +508,7 @@ func (d *Daemon) restart(ctx context.Context, j *job) error {
 		}
 		return d.plainRestart(ctx, j, def)
 	}
-	d.step(j, "stopping")
+	d.step(j, stopping)
 	if err := d.down(ctx, def.Name); err != nil {
 		return fmt.Errorf("cannot restart %s: %w", def.Name, err)
 	}
@@ -539,7 +539,7 @@ func (d *Daemon) plainRestart(ctx context.Context, j *job, def store.Instance) e
 	if err := d.Units.ResetFailed(ctx, server); err != nil {
 		return fmt.Errorf("cannot restart %s: %w", def.Name, err)
 	}
-	d.step(j, "restarting")
+	d.step(j, restarting)
 	return d.launchError(ctx, "restart", def, d.Units.Restart(ctx, server))
 }
 
@@ -591,7 +591,7 @@ func (d *Daemon) clear(ctx context.Context, j *job) error {
 		// A half-made instance must be removable. RemoveRuntime refuses where something is still mounted.
 		d.Log.Warn("stop failed, going on", "instance", name, "error", err)
 	}
-	d.step(j, "removing files")
+	d.step(j, removing)
 	if err := d.Layout.RemoveRuntime(name); err != nil {
 		return err
 	}

@@ -339,8 +339,8 @@ func TestAnOvertakenJobIsNotDoneAgain(t *testing.T) {
 	}
 	w.units.Set("left4-server@a.service", units.State{Active: "active", MainPID: 77, ActiveEnter: time.Now()})
 	w.again()
-	if j, err := w.Job(1); err != nil || j.State != JobCanceled || j.Cause != "overtaken by start (job 2)" {
-		t.Errorf("%+v, %v", j, err)
+	if j := w.events.wait(t, 1); j.State != JobCanceled || j.Cause != "overtaken by start (job 2)" {
+		t.Errorf("%+v", j)
 	}
 	if w.units.Count("stop left4-server@a") != 0 {
 		t.Error("the server was stopped")

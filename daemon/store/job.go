@@ -117,11 +117,11 @@ func (s *Store) Jobs(f JobFilter) ([]Job, error) {
 	return all, err
 }
 
-// LastJob returns the newest finished job of the given kinds for a target that was created at since (microseconds) or
-// later and whose status is not except, or ErrNotFound.
+// LastJob returns the newest job of the given kinds for a target that has begun and ended, was created at since
+// (microseconds) or later and whose status is not except, or ErrNotFound.
 func (s *Store) LastJob(target string, since int64, except string, kinds ...string) (Job, error) {
 	query, args, err := sqlx.In("SELECT "+jobColumns+` FROM job WHERE target = ? AND created >= ? AND status != ?
-		AND kind IN (?) AND finished != 0 ORDER BY id DESC LIMIT 1`, target, since, except, kinds)
+		AND kind IN (?) AND started != 0 AND finished != 0 ORDER BY id DESC LIMIT 1`, target, since, except, kinds)
 	if err != nil {
 		return Job{}, fmt.Errorf("internal error: %w", err)
 	}

@@ -1,0 +1,194 @@
+package daemon
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"left4.me/left4/daemon/store"
+	"left4.me/left4/daemon/worker/status"
+	"left4.me/left4/units"
+)
+
+// held makes systemd keep a call open until it is released.
+func (w *world) held(call string) (release func()) {
+	hold := make(chan struct{})
+	w.units.Hold[call] = hold
+	return func() { w.units.Release(call); close(hold) }
+}
+
+func (w *world) accept(verb func(string, Request) (Job, error), name string, r Request) Job {
+	w.t.Helper()
+	j, err := verb(name, r)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return j
+}
+
+// Who cancels what has not begun is not made to wait for what is before it.
+func TestAQueuedJobEndsAtOnce(t *testing.T) {
+	w := newWorld(t)
+	w.create("a", Changes{})
+	release := w.held("stop left4-server@a.service")
+	stop := w.accept(w.StopInstance, "a", Request{})
+	w.units.Wait(t, "stop left4-server@a")
+	start := w.accept(w.StartInstance, "a", Request{Requester: 7})
+	hurried := w.accept(w.RestartInstance, "a", Request{Timeout: time.Millisecond})
+	last := w.accept(w.InitializeInstance0, "a", Request{})
+	if got := w.events.wait(t, hurried.ID); got.State != JobTimeout || got.Started != 0 || got.Cause != "cannot restart a: not done within 1ms" {
+		t.Errorf("%+v", got)
+	}
+	if err := w.CancelJob(start.ID, 0); err != nil {
+		t.Fatal(err)
+	}
+	if got := w.events.wait(t, start.ID); got.State != JobCanceled || got.Started != 0 || !strings.HasPrefix(got.Cause, "canceled by ") {
+		t.Errorf("%+v", got)
+	}
+	if j, err := w.Job(stop.ID); err != nil || j.State != JobRunning {
+		t.Errorf("the one before it is %s, %v", j.State, err)
+	}
+	release()
+	if got := w.events.wait(t, last.ID); got.State != JobDone {
+		t.Errorf("the one behind it ended %s, %q", got.State, got.Cause)
+	}
+	if w.units.Count("start left4-server@a") != 0 {
+		t.Errorf("systemd was asked %q", w.units.Calls())
+	}
+	// It says nothing of the instance's state either.
+	if in, _ := w.Instance("a"); !strings.HasPrefix(in.Cause, "stopped by ") {
+		t.Errorf("the cause is %q", in.Cause)
+	}
+}
+
+// InitializeInstance0 is an initialize of what is stored.
+func (w *world) InitializeInstance0(name string, r Request) (Job, error) {
+	return w.InitializeInstance(name, nil, false, "", r)
+}
+
+// One that never began has not overtaken what a killed left4d had at work.
+func TestWhatNeverBeganOvertakesNothing(t *testing.T) {
+	w := newWorld(t)
+	w.create("a", Changes{})
+	w.held("start left4-server@a.service")
+	start := w.accept(w.StartInstance, "a", Request{})
+	w.units.Wait(t, "start left4-server@a")
+	queued := w.accept(w.RestartInstance, "a", Request{})
+	if err := w.CancelJob(queued.ID, 0); err != nil {
+		t.Fatal(err)
+	}
+	w.events.wait(t, queued.ID)
+	w.units.Release("start left4-server@a.service")
+	w.again()
+	if got := w.events.wait(t, start.ID); got.State != JobDone {
+		t.Errorf("the start ended %s, %q", got.State, got.Cause)
+	}
+}
+
+func TestAStartWaitsForTheImportsOfItsOverlays(t *testing.T) {
+	w := newWorld(t)
+	w.overlay("sm", map[string]string{"x": "1"})
+	w.overlay("other", map[string]string{"x": "1"})
+	if _, err := w.CreateBlueprint("b", Changes{Overlays: &[]store.OverlayRef{{Overlay: "sm"}}}, 1000); err != nil {
+		t.Fatal(err)
+	}
+	w.create("a", Changes{Blueprint: ptr("b")})
+	w.create("free", Changes{Overlays: &[]store.OverlayRef{{Overlay: "other"}}})
+	w.units.Work = nil // the worker is at work until the test says otherwise
+	im, err := w.ImportOverlay("sm", w.stream(), Import{}, Request{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	unit := "left4-import-1-3.service"
+	w.units.Wait(t, "worker "+unit)
+
+	waits := w.accept(w.StartInstance, "a", Request{})
+	w.do(w.StartInstance, "free", JobDone)
+	// What is to end it need not wait.
+	w.do(w.StopInstance, "a", JobDone)
+	if got := w.events.wait(t, waits.ID); got.State != JobCanceled || got.Started != 0 || got.Status != "waiting for job 3 (import-overlay sm)" {
+		t.Errorf("%+v", got)
+	}
+
+	waits = w.accept(w.StartInstance, "a", Request{})
+	again, err := w.ImportOverlay("sm", w.stream(), Import{}, Request{}) // behind it: not waited for
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.units.Set(unit, units.State{Active: "active", Sub: "exited", StatusText: status.Done(1, 7)})
+	w.events.wait(t, im.ID)
+	if got := w.events.wait(t, waits.ID); got.State != JobDone {
+		t.Errorf("%+v", got)
+	}
+	if plan, _, err := w.Layout.ReadInstance("a"); err != nil || plan.Lower[0] != "overlays/1/3" {
+		t.Errorf("it was started with %v, %v", plan.Lower, err)
+	}
+	if err := w.CancelJob(again.ID, 0); err != nil {
+		t.Fatal(err)
+	}
+	w.events.wait(t, again.ID)
+}
+
+func TestAQueuedBuildIsJoined(t *testing.T) {
+	begun, release := make(chan struct{}, 9), make(chan struct{})
+	overlayTypes["built"] = overlayType{build: func(_ *Daemon, ctx context.Context, j *job) error {
+		begun <- struct{}{}
+		<-release
+		return nil
+	}}
+	defer delete(overlayTypes, "built")
+	w := newWorld(t)
+	if _, err := w.CreateOverlay("o", "built", OverlayChanges{}, 1000); err != nil {
+		t.Fatal(err)
+	}
+	first := w.accept(w.BuildOverlay, "o", Request{Requester: 1})
+	<-begun
+	second := w.accept(w.BuildOverlay, "o", Request{Requester: 2})
+	third := w.accept(w.BuildOverlay, "o", Request{Requester: 3})
+	if first.ID == second.ID || second.ID != third.ID || third.Requester != 2 {
+		t.Errorf("jobs %d, %d, %d", first.ID, second.ID, third.ID)
+	}
+	close(release)
+	w.events.wait(t, first.ID)
+	w.events.wait(t, second.ID)
+	if n := len(begun); n != 1 {
+		t.Errorf("%d more builds have run, want 1", n)
+	}
+}
+
+// A kill is for a server that does not end: it must not wait until the stop before it gives up.
+func TestAKillHastensAStop(t *testing.T) {
+	w := newWorld(t)
+	w.create("a", Changes{})
+	w.do(w.StartInstance, "a", JobDone)
+	release := w.held("stop left4-server@a.service")
+	stop := w.accept(w.StopInstance, "a", Request{})
+	w.units.Wait(t, "stop left4-server@a")
+	kill := w.accept(w.KillInstance, "a", Request{})
+	w.units.Wait(t, "kill-9 left4-server@a") // while the stop is still at work
+	if j, _ := w.Job(stop.ID); j.State != JobRunning {
+		t.Errorf("the stop is %s", j.State)
+	}
+	release()
+	for _, id := range []uint32{stop.ID, kill.ID} {
+		if got := w.events.wait(t, id); got.State != JobDone {
+			t.Errorf("%+v", got)
+		}
+	}
+}
+
+func TestHowFarAJobHasCome(t *testing.T) {
+	w := newWorld(t)
+	w.create("a", Changes{})
+	release := w.held("start left4-server@a.service")
+	start := w.accept(w.StartInstance, "a", Request{})
+	w.units.Wait(t, "start left4-server@a")
+	if j, _ := w.Job(start.ID); j.Status != "starting" || j.Progress <= 0 || j.Progress >= 1 {
+		t.Errorf("%q, %v", j.Status, j.Progress)
+	}
+	release()
+	if j := w.events.wait(t, start.ID); j.Progress != 1 {
+		t.Errorf("%v", j.Progress)
+	}
+}
