@@ -22,7 +22,7 @@ func (d *Daemon) CreateBlueprint(name string, c Changes, owner uint32) (Blueprin
 	if err := CheckName(name); err != nil {
 		return Blueprint{}, err
 	}
-	b := store.Blueprint{Name: name, Owner: owner, OwnerName: loginName(owner), Created: now()}
+	b := store.Blueprint{Name: name, Owner: owner, OwnerName: LoginName(owner), Created: now()}
 	b.Arguments.V, b.Config.V, b.Overlays.V = []string{}, []string{}, []store.OverlayRef{}
 	d.accept.Lock()
 	defer d.accept.Unlock()

@@ -160,7 +160,7 @@ func New(o Options) (*Daemon, error) {
 		return nil, fmt.Errorf("cannot read the instances: %w", err)
 	}
 	for _, def := range defs {
-		def.OwnerName = loginName(def.Owner)
+		def.OwnerName = LoginName(def.Owner)
 		d.instances[def.Name] = &instance{view: Instance{Instance: def, Effective: d.effective(def), State: Stopped, Desired: Stopped}}
 	}
 	if d.lastJob, err = d.Store.LastJobID(); err != nil {
@@ -176,7 +176,7 @@ func (d *Daemon) readLayers() error {
 		return fmt.Errorf("cannot read the blueprints: %w", err)
 	}
 	for _, b := range blueprints {
-		b.OwnerName = loginName(b.Owner)
+		b.OwnerName = LoginName(b.Owner)
 		d.blueprints[b.Name] = b
 	}
 	overlays, err := d.Store.Overlays()
@@ -184,7 +184,7 @@ func (d *Daemon) readLayers() error {
 		return fmt.Errorf("cannot read the overlays: %w", err)
 	}
 	for _, o := range overlays {
-		o.OwnerName = loginName(o.Owner)
+		o.OwnerName = LoginName(o.Owner)
 		d.overlays[o.Name] = &overlay{Overlay: o}
 		if j, err := d.Store.LastJob(o.Name, o.Created, nothingToDo, overlayKinds...); err == nil && j.State != JobDone {
 			d.overlays[o.Name].failed = j.Cause
@@ -294,16 +294,16 @@ func (d *Daemon) effective(def store.Instance) Effective {
 // now is the time as everything here keeps it: microseconds since the epoch.
 func now() int64 { return time.Now().UnixMicro() }
 
-// loginName is the name of a user, "" where there is none. It may ask a directory server: no lock is held over it.
-func loginName(uid uint32) string {
+// LoginName is the name of a user, "" where there is none. It may ask a directory server: no lock is held over it.
+func LoginName(uid uint32) string {
 	if u, err := user.LookupId(strconv.FormatUint(uint64(uid), 10)); err == nil {
 		return u.Username
 	}
 	return ""
 }
 
-// userName names a user for people.
-func userName(uid uint32, login string) string {
+// UserName names a user for people.
+func UserName(uid uint32, login string) string {
 	if login != "" {
 		return login
 	}

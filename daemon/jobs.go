@@ -253,7 +253,7 @@ func (d *Daemon) submit(j *job, r Request) (Job, error) {
 	}
 	kind := kinds[j.Kind]
 	j.hurried = r.Timeout != 0
-	j.Requester, j.RequesterName, j.Timeout, j.State, j.Created = r.Requester, loginName(r.Requester), r.Timeout, JobQueued, now()
+	j.Requester, j.RequesterName, j.Timeout, j.State, j.Created = r.Requester, LoginName(r.Requester), r.Timeout, JobQueued, now()
 	if j.Timeout == 0 {
 		j.Timeout = kind.deadline
 	}
@@ -533,7 +533,7 @@ func (d *Daemon) work(j *job) (final Job, ended bool) {
 		d.unstored = append(d.unstored, final.Job)
 		d.mu.Unlock()
 	}
-	d.Log.Info("job ended", "job", j.ID, "kind", j.Kind, "target", j.Target, "result", result, "cause", final.Cause)
+	d.logEnd(final)
 	d.mu.Lock()
 	j.over = true
 	d.mu.Unlock()
@@ -542,6 +542,20 @@ func (d *Daemon) work(j *job) (final Job, ended bool) {
 		d.collectSoon() // it may have unmounted the last of an old revision
 	}
 	return final, true
+}
+
+// logEnd tells the journal what has become of a job.
+func (d *Daemon) logEnd(j Job) {
+	text := fmt.Sprintf("%s %s: %s (job %d of %s)", j.Kind, j.Target, j.State, j.ID, UserName(j.Requester, j.RequesterName))
+	if j.Cause != "" {
+		text += ": " + j.Cause
+	}
+	about, name := j.About()
+	if about == "" {
+		about, name = "target", j.Target
+	}
+	d.Log.Info(text, "event", "job", "job", j.ID, "kind", j.Kind, about, name, "result", j.State, "cause", j.Cause,
+		"caller_uid", j.Requester, "caller", j.RequesterName)
 }
 
 // guarded turns a panic of a verb into its failure: one bad job must not end the daemon of all the others.
@@ -651,12 +665,12 @@ func fromHistory(row store.Job) Job {
 
 // CancelJob ends a queued or running job. One that has ended stays as it is, with Busy.
 func (d *Daemon) CancelJob(id, requester uint32) error {
-	login := loginName(requester)
+	login := LoginName(requester)
 	d.mu.Lock()
 	j := d.jobs[id]
 	if j != nil && j.Finished == 0 {
 		defer d.mu.Unlock()
-		j.cancel(&canceledError{"canceled by " + userName(requester, login)})
+		j.cancel(&canceledError{"canceled by " + UserName(requester, login)})
 		return nil
 	}
 	d.mu.Unlock()

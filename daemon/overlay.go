@@ -90,7 +90,7 @@ func (d *Daemon) CreateOverlay(name, kind string, c OverlayChanges, owner uint32
 	if err := c.Check(kind); err != nil {
 		return Overlay{}, err
 	}
-	o := store.Overlay{Name: name, Type: kind, Owner: owner, OwnerName: loginName(owner), Created: now()}
+	o := store.Overlay{Name: name, Type: kind, Owner: owner, OwnerName: LoginName(owner), Created: now()}
 	d.accept.Lock()
 	defer d.accept.Unlock()
 	if _, err := d.Overlay(name); err == nil {

@@ -172,10 +172,21 @@ func (d *Daemon) read(in *instance) (f facts, ok bool) {
 
 // conclude tells what has changed.
 func (d *Daemon) conclude(in *instance, f facts) {
+	before, after := d.take(in, f)
+	// The first look of a left4d is news to nobody.
+	if before.State != after.State && before.Since != 0 {
+		d.Log.Info(fmt.Sprintf("%s is %s: %s", after.Name, after.State, after.Cause),
+			"event", "state", "instance", after.Name, "state", after.State, "cause", after.Cause)
+	}
+}
+
+// take makes the view of an instance what facts mean.
+func (d *Daemon) take(in *instance, f facts) (before, after Instance) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.instances[in.view.Name] != in {
-		return
+	before = in.view
+	if d.instances[before.Name] != in {
+		return before, before
 	}
 	f.lastExit = in.lastExit
 	v := judge(f)
@@ -194,6 +205,7 @@ func (d *Daemon) conclude(in *instance, f facts) {
 		i.State, i.Cause, i.MainPID, i.Restarts = v.state, v.cause, v.pid, v.restarts
 		i.Desired, i.Drifted, i.PendingCause = v.desired, v.drifted, f.pending
 	})
+	return before, in.view
 }
 
 // facts are all that a state is judged from.
@@ -228,7 +240,7 @@ func judge(f facts) verdict {
 		v.desired = Running
 	}
 	by := func(verb string, j *store.Job) string {
-		return fmt.Sprintf("%s by %s (job %d)", verb, userName(j.Requester, j.RequesterName), j.ID)
+		return fmt.Sprintf("%s by %s (job %d)", verb, UserName(j.Requester, j.RequesterName), j.ID)
 	}
 	switch s.Active {
 	case "active", "reloading", "refreshing":

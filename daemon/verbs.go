@@ -30,7 +30,7 @@ func (d *Daemon) CreateInstance(name string, c Changes, owner uint32) (Instance,
 	if _, err := d.Instance(name); err == nil {
 		return Instance{}, errorf(InstanceExists, "cannot create %s: there is such an instance", name)
 	}
-	def := newDefinition(name, owner, loginName(owner))
+	def := newDefinition(name, owner, LoginName(owner))
 	if err := c.apply(&def); err != nil {
 		return Instance{}, err
 	}

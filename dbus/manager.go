@@ -22,6 +22,14 @@ var verbs = map[string]func(*daemon.Daemon, string, daemon.Request) (daemon.Job,
 
 // about takes what a call is about: the first argument on Manager, the object on the others.
 func (c *call) about(kind string) (thing, error) {
+	about, err := c.aboutWhat(kind)
+	if err == nil {
+		c.subject = about
+	}
+	return about, err
+}
+
+func (c *call) aboutWhat(kind string) (thing, error) {
 	about := thing{kind: kind}
 	if c.method.iface == names.Manager {
 		about.name, _ = c.args[0].(string)
@@ -288,12 +296,12 @@ func (s *Server) getSecret(c *call) ([]any, error) {
 // job takes the id of the job that a call is about.
 func (c *call) job() uint32 {
 	if c.method.iface == names.Job {
-		id, _ := names.JobID(c.path)
-		return id
+		c.jobID, _ = names.JobID(c.path)
+		return c.jobID
 	}
-	id, _ := c.args[0].(uint32)
+	c.jobID, _ = c.args[0].(uint32)
 	c.args = c.args[1:]
-	return id
+	return c.jobID
 }
 
 func (s *Server) getJob(c *call) ([]any, error) {
@@ -340,8 +348,9 @@ func (s *Server) cancelJob(c *call) ([]any, error) {
 	if err != nil {
 		return nil, err
 	}
+	kind, name := j.About()
+	c.subject = thing{kind, name}
 	if c.uid != j.Requester {
-		kind, name := j.About()
 		if err := s.authorize(c, c.method.action, thing{kind, name}); err != nil {
 			return nil, err
 		}

@@ -38,8 +38,9 @@ type Server struct {
 	conn      *conn
 	face      *face
 	quota     *quota
-	questions *places       // open ones at polkit
-	walks     *places       // calls that look through files
+	questions *places // open ones at polkit
+	walks     *places // calls that look through files
+	refusals  refusals
 	hello     atomic.Bool   // the bus knows us; before that nobody can listen
 	big       chan struct{} // capacity 1: the turn to decode a big body
 	passing   chan struct{} // capacity 1: the turn to answer with a descriptor
@@ -124,6 +125,10 @@ type call struct {
 	turn    chan struct{}
 	passing chan struct{} // held until the descriptor that the call is answered with is queued
 	claimed bool          // counted for its user
+	// What the call is about, as far as it has been read: for the audit trail.
+	subject thing
+	jobID   uint32
+	audited bool
 }
 
 func (c *call) interactive() bool {
@@ -194,6 +199,9 @@ func (s *Server) handle(m incoming, who *caller) {
 		}
 	}()
 	out, err := s.run(c, &m, who)
+	if c.audited {
+		s.audit(c, out, err)
+	}
 	s.reply(c.header, out, err)
 }
 
@@ -250,6 +258,7 @@ func (s *Server) run(c *call, m *incoming, who *caller) (out []any, err error) {
 	if err != nil {
 		return nil, dbusError("org.freedesktop.DBus.Error.InvalidArgs", "the arguments cannot be read: %v", err)
 	}
+	c.audited = c.method.audited()
 	return c.method.call(s, c)
 }
 

@@ -15,6 +15,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -38,12 +39,33 @@ func (a answers) Check(ctx context.Context, r polkit.Request) (polkit.Answer, er
 	return a(ctx, r)
 }
 
+// lines is a log that is read while it is written.
+type lines struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+// take returns what was written since the last call.
+func (l *lines) take() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	defer l.b.Reset()
+	return l.b.String()
+}
+
 // testBus is a bus of its own with a left4d on it that has a systemd of its own.
 type testBus struct {
 	*dbus.Conn
 	t       *testing.T
 	server  *Server
 	units   *daemontest.Units
+	log     lines // of the face
 	signals chan *dbus.Signal
 	worker  atomic.Pointer[func(units.Worker) units.State] // does what a worker would
 }
@@ -77,12 +99,13 @@ func serveOn(t *testing.T, dir string) *testBus {
 	if err != nil {
 		t.Fatal(err)
 	}
+	b := &testBus{t: t, units: daemontest.NewUnits()}
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
-	server, err := Dial(ctx, log)
+	server, err := Dial(ctx, slog.New(slog.NewTextHandler(&b.log, nil)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &testBus{t: t, server: server, units: daemontest.NewUnits()}
+	b.server = server
 	d, err := daemon.New(daemon.Options{
 		Store: db, Units: b.units, Config: units.Config{Dir: filepath.Join(dir, "etc"), RunDir: filepath.Join(dir, "run")},
 		Layout: units.Layout{State: filepath.Join(dir, "state"), Run: filepath.Join(dir, "run"), User: me.Username}, Events: server, Log: log,

@@ -16,8 +16,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"left4.me/left4/daemon"
+	"left4.me/left4/daemon/journal"
 	"left4.me/left4/daemon/store"
 	"left4.me/left4/dbus"
+	"left4.me/left4/dbus/names"
 	"left4.me/left4/polkit"
 	"left4.me/left4/units"
 )
@@ -40,13 +42,12 @@ const (
 )
 
 func main() {
-	// The journal has the time and the unit; a level as systemd reads it would need a prefix that no line here has.
-	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
-		if a.Key == slog.TimeKey {
-			return slog.Attr{}
-		}
-		return a
-	}}))
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	if journal.Available() {
+		log = slog.New(journal.New(map[string]string{
+			"call": names.MessageCall, "job": names.MessageJob, "state": names.MessageState,
+		}))
+	}
 	if len(os.Args) > 1 {
 		if os.Args[1] == "--version" {
 			fmt.Println("left4d", version)

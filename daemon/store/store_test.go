@@ -154,7 +154,7 @@ func TestJobs(t *testing.T) {
 		if id, err := s.LastJobID(); err != nil || id != j.ID {
 			t.Fatal(id, err)
 		}
-		j.State, j.Finished = "done", int64(i+1)
+		j.State, j.Started, j.Finished = "done", int64(i+1), int64(i+1)
 		if i != 1 {
 			if err := s.PutJob(j); err != nil {
 				t.Fatal(err)
@@ -182,6 +182,16 @@ func TestJobs(t *testing.T) {
 	}
 	if _, err := s.Job(1); !errors.Is(err, ErrNotFound) {
 		t.Errorf("%v", err)
+	}
+	never := Job{ID: 6, Kind: "start", Target: "a", State: "canceled", Requester: 7, RequesterName: "alice", Created: 6, Finished: 6}
+	if err := s.PutJob(never); err != nil {
+		t.Fatal(err)
+	}
+	if j, err := s.LastJob("a", 0, "x", "start"); err != nil || j.ID != 4 {
+		t.Errorf("one that never began is the last: %v, %v", j, err)
+	}
+	if list, err := s.Jobs(JobFilter{Requester: &never.Requester, Limit: 10}); err != nil || len(list) != 1 || list[0].RequesterName != "alice" {
+		t.Errorf("of user 7: %v, %v", list, err)
 	}
 }
 
