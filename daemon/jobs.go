@@ -478,7 +478,8 @@ func (d *Daemon) end(j *job, final Job) {
 // as it is, for the next left4d.
 func (d *Daemon) work(j *job) (final Job, ended bool) {
 	var err error
-	if context.Cause(j.ctx) == nil {
+	// What a killed left4d had begun is also taken back by its verb.
+	if context.Cause(j.ctx) == nil || j.resumed {
 		if j.clock == nil {
 			j.clock = j.startClock()
 		}
@@ -668,12 +669,16 @@ func (d *Daemon) CancelJob(id, requester uint32) error {
 	login := LoginName(requester)
 	d.mu.Lock()
 	j := d.jobs[id]
-	if j != nil && j.Finished == 0 {
-		defer d.mu.Unlock()
-		j.cancel(&canceledError{"canceled by " + UserName(requester, login)})
+	alive := j != nil && j.Finished == 0 && !j.over
+	d.mu.Unlock()
+	if alive {
+		why := "canceled by " + UserName(requester, login)
+		if err := d.Store.CancelJob(id, why); err != nil {
+			d.Log.Error("a cancel cannot be stored", "job", id, "error", err)
+		}
+		j.cancel(&canceledError{why})
 		return nil
 	}
-	d.mu.Unlock()
 	if _, err := d.Job(id); err != nil {
 		return err
 	}
@@ -696,10 +701,13 @@ func (d *Daemon) recover() error {
 			// An overlay may have the name of an instance, and nothing overtakes its jobs.
 		} else if later, err := d.Store.LastJob(row.Target, row.Created, nothingToDo, instanceKinds...); err == nil && later.ID > row.ID {
 			// Its end could not be stored: done again it would undo what was asked after it.
-			why = fmt.Sprintf("overtaken by %s (job %d)", later.Kind, later.ID)
+			why, j.resumed = fmt.Sprintf("overtaken by %s (job %d)", later.Kind, later.ID), false
 		}
 		j.State, j.Status = JobQueued, ""
 		d.Log.Info("job taken up again", "job", j.ID, "kind", j.Kind, "target", j.Target)
+		if why == "" {
+			why = row.Canceled
+		}
 		var canceled *canceledError
 		if why != "" {
 			canceled = &canceledError{why}

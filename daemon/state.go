@@ -163,6 +163,11 @@ func (d *Daemon) read(in *instance) (f facts, ok bool) {
 	if j, err := d.Store.LastJob(def.Name, def.Created, nothingToDo, instanceKinds...); err == nil {
 		f.last = &j
 	}
+	if at := f.server.ActiveEnter; !at.IsZero() {
+		if j, err := d.Store.StartedBy(def.Name, def.Created, at.UnixMicro()); err == nil {
+			f.starter = &j
+		}
+	}
 	f.boot = bootTime()
 	if f.server.Active == "active" {
 		f.pending = d.pendingCause(def)
@@ -216,6 +221,7 @@ type facts struct {
 	restart         string     // the policy
 	running         *store.Job // the job that is at work
 	last            *store.Job // the newest finished one that changed the state
+	starter         *store.Job // the one that the server became active in
 	lastExit        string     // how the game ended before systemd restarted it, as seen earlier
 	pending         string     // what a restart would bring
 	boot            time.Time
@@ -252,9 +258,8 @@ func judge(f facts) verdict {
 			v.cause = fmt.Sprintf("restarted by systemd %s", times(s.NRestarts))
 		case f.running != nil && (f.running.Kind == "start" || f.running.Kind == "restart"):
 			v.cause = by("started", f.running)
-		case f.last != nil && (f.last.Kind == "start" || f.last.Kind == "restart") &&
-			s.ActiveEnter.UnixMicro() >= f.last.Started && s.ActiveEnter.UnixMicro() <= f.last.Finished:
-			v.cause = by("started", f.last)
+		case f.starter != nil:
+			v.cause = by("started", f.starter)
 		case f.enabled && s.ActiveEnter.Before(f.boot.Add(bootSpan)):
 			v.cause = "started at boot"
 		default:
@@ -302,14 +307,11 @@ func judge(f facts) verdict {
 		v.state, v.restarts = Stopped, 0
 		switch {
 		case mountFailed(f.overlay):
-			v.state = FailedState
-			if v.cause = f.overlay.StatusText; v.cause == "" {
-				v.cause = "its files could not be mounted (" + f.overlay.Result + ")"
-			}
+			v.state, v.cause = FailedState, mountCause(f.overlay)
 			v.since = f.overlay.StateChange.UnixMicro()
 		case f.enabled && f.last != nil && f.last.State != JobDone && (f.last.Kind == "start" || f.last.Kind == "restart"):
 			v.cause = f.last.Cause
-		case f.enabled && f.last != nil && f.last.Kind != "start" && f.last.Kind != "restart" && f.running == nil && s.ExecMainExit.IsZero():
+		case f.enabled && f.last != nil && f.last.Kind != "start" && f.last.Kind != "restart" && f.running == nil && s.ExecMainExit.UnixMicro() <= f.last.Finished:
 			v.cause = "enabled outside left4, and not started since"
 		case f.enabled && endedItself(s):
 			v.cause = exit(f) + ", and the restart policy is " + f.restart
@@ -335,7 +337,11 @@ func judge(f facts) verdict {
 			v.cause += "; its files could not be unmounted"
 		}
 	}
-	if f.masked && v.state != Running {
+	switch {
+	case !f.masked || strings.Contains(v.cause, units.ErrMasked.Error()):
+	case v.state == Running:
+		v.cause += "; the unit is masked"
+	default:
 		v.cause = "the unit is masked; " + v.cause
 	}
 	// While a left4 restart is between its stop and its start, people are told what it is for.
@@ -350,6 +356,14 @@ func judge(f facts) verdict {
 // mountFailed tells a mount that failed from an unmount that did: then the mount had ended with 0 before.
 func mountFailed(overlay units.State) bool {
 	return overlay.Active == "failed" && (overlay.ExecMainCode != cldExited || overlay.ExecMainStatus != 0)
+}
+
+// mountCause says why a mount failed: left4-overlay has said it as "cannot mount a: no space".
+func mountCause(overlay units.State) string {
+	if _, reason, ok := strings.Cut(overlay.StatusText, ": "); ok {
+		return "its files cannot be mounted: " + reason
+	}
+	return "its files cannot be mounted (" + overlay.Result + ")"
 }
 
 // endedItself tells a server that ended before systemd began to stop it from one that was stopped.
@@ -372,6 +386,9 @@ func exit(f facts) string {
 	case "oom-kill":
 		return "killed by the OOM killer"
 	case "timeout":
+		if s.ActiveEnter.Before(s.InactiveExit) {
+			return "it did not start in time and was killed"
+		}
 		return "it did not end in time and was killed"
 	case "resources":
 		return "systemd lacked a resource to start it; see journalctl -u left4-server@"
@@ -390,6 +407,9 @@ func exit(f facts) string {
 		}
 		return fmt.Sprintf("it ended by itself with status %d", s.ExecMainStatus)
 	case cldKilled:
+		if crashes[unix.Signal(s.ExecMainStatus)] {
+			return "it crashed with " + signalName(s.ExecMainStatus)
+		}
 		return "it was killed by " + signalName(s.ExecMainStatus)
 	case cldDumped:
 		return "it crashed with " + signalName(s.ExecMainStatus) + " (core dumped)"
@@ -406,6 +426,12 @@ const (
 	cldKilled = 2
 	cldDumped = 3
 )
+
+// crashes are the signals that the kernel sends to a program for what it has done itself, or that it gives up by. Whether
+// there is a core says only whether the machine keeps them.
+var crashes = map[unix.Signal]bool{
+	unix.SIGSEGV: true, unix.SIGBUS: true, unix.SIGILL: true, unix.SIGFPE: true, unix.SIGABRT: true, unix.SIGTRAP: true, unix.SIGSYS: true,
+}
 
 // systemdStatus are exit statuses that systemd's own child gives before it runs the program, see systemd.exec(5).
 var systemdStatus = map[int32]string{

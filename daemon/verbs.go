@@ -297,6 +297,9 @@ func (d *Daemon) start(ctx context.Context, j *job) error {
 	if err != nil {
 		return err
 	}
+	if ctx.Err() != nil {
+		return d.undoResumed(ctx, j)
+	}
 	server := units.ServerUnit(def.Name)
 	enabled, err := d.Config.Enabled(def.Name)
 	if err != nil {
@@ -351,6 +354,21 @@ func (d *Daemon) undoStart(name string, wasEnabled bool) {
 	}
 }
 
+// undoResumed takes back what a killed left4d had begun of a start or restart that is canceled. A server that ran before,
+// or that has been restarted already, plays on.
+func (d *Daemon) undoResumed(ctx context.Context, j *job) error {
+	look, cancel := context.WithTimeout(d.ctx, undoTime)
+	defer cancel()
+	s, err := d.Units.State(look, units.ServerUnit(j.Target))
+	if err != nil {
+		return err
+	}
+	if up := s.Active == "active" || s.Active == "reloading"; !up || j.Kind == "start" && s.ActiveEnter.UnixMicro() >= j.Started {
+		d.undoStart(j.Target, j.Kind == "restart")
+	}
+	return ctx.Err()
+}
+
 // up renders, enables and starts an instance that is down.
 func (d *Daemon) up(ctx context.Context, j *job, verb string, def store.Instance) error {
 	server := units.ServerUnit(def.Name)
@@ -390,11 +408,15 @@ func (d *Daemon) launchError(ctx context.Context, verb string, def store.Instanc
 	}
 	if readErr == nil {
 		if mountFailed(f.overlay) {
-			return fmt.Errorf("cannot %s %s: %s", verb, def.Name, judge(f).cause)
+			return fmt.Errorf("cannot %s %s: %s", verb, def.Name, mountCause(f.overlay))
 		}
 		if f.server.Active == "failed" || f.server.Active == "activating" {
 			return fmt.Errorf("cannot %s %s: %s", verb, def.Name, exit(f))
 		}
+	}
+	var failed *units.JobError
+	if errors.As(err, &failed) {
+		return fmt.Errorf("cannot %s %s: %s", verb, def.Name, failed.Reason())
 	}
 	return fmt.Errorf("cannot %s %s: %w", verb, def.Name, err)
 }
@@ -442,13 +464,14 @@ func (d *Daemon) settle(ctx context.Context, name string) error {
 func (d *Daemon) stop(ctx context.Context, j *job) error {
 	// No definition is asked for: what is half made can be stopped too.
 	name, server := j.Target, units.ServerUnit(j.Target)
+	before, _ := d.Units.State(ctx, server)
 	// Whatever is wrong with /etc, the server is stopped now; only that it stays so after a boot is not sure then.
 	disable := d.Config.Disable(name)
 	d.step(j, stopping)
 	if err := d.Units.Stop(ctx, server); err != nil {
 		return errors.Join(disable, fmt.Errorf("cannot stop %s: %w", name, err))
 	}
-	if s, err := d.Units.State(ctx, server); err == nil && s.Result == "timeout" {
+	if s, err := d.Units.State(ctx, server); err == nil && s.Result == "timeout" && !before.Down() {
 		d.update(j, func(j *Job) { j.Cause = "it did not end in time after SIGINT and was killed" })
 	}
 	if err := d.settle(ctx, name); err != nil {
@@ -488,6 +511,13 @@ func (d *Daemon) restart(ctx context.Context, j *job) error {
 	if err != nil {
 		return fmt.Errorf("cannot restart %s: %w", def.Name, err)
 	}
+	if ctx.Err() != nil {
+		return d.undoResumed(ctx, j)
+	}
+	enabled, err := d.Config.Enabled(def.Name)
+	if err != nil {
+		return fmt.Errorf("cannot restart %s: %w", def.Name, err)
+	}
 	active := s.Active == "active" || s.Active == "reloading"
 	if d.Config.Masked(def.Name) {
 		return fmt.Errorf("cannot restart %s: the unit is masked", def.Name)
@@ -514,7 +544,7 @@ func (d *Daemon) restart(ctx context.Context, j *job) error {
 	}
 	err = d.up(ctx, j, "restart", def)
 	if err != nil && ctx.Err() != nil {
-		d.undoStart(def.Name, true)
+		d.undoStart(def.Name, enabled || j.resumed)
 	}
 	return err
 }

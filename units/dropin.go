@@ -259,6 +259,8 @@ type Config struct {
 	RunDir string // left4's run directory: /run/left4
 	// ControlDir is where systemd keeps what was set at run time: /run/systemd/system.control, also when empty.
 	ControlDir string
+	// VolatileDir has the administrator's unit files that a boot forgets: /run/systemd/system, also when empty.
+	VolatileDir string
 }
 
 // WriteDropIn makes the drop-in of s.Name say what s says, and tells whether its bytes had to change.

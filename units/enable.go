@@ -127,13 +127,22 @@ func (c Config) Enabled(name string) (bool, error) {
 	return target != os.DevNull, nil
 }
 
-// Masked reports whether an administrator masked the instance's server unit ("systemctl mask"): it cannot be started.
+// Masked reports whether an administrator masked the instance's server unit ("systemctl mask", with or without --runtime):
+// it cannot be started.
 func (c Config) Masked(name string) bool {
 	if !ValidName(name) {
 		return false
 	}
-	target, err := os.Readlink(filepath.Join(c.Dir, ServerUnit(name)))
-	return err == nil && target == os.DevNull
+	volatile := c.VolatileDir
+	if volatile == "" {
+		volatile = "/run/systemd/system"
+	}
+	for _, dir := range []string{c.Dir, volatile} {
+		if target, err := os.Readlink(filepath.Join(dir, ServerUnit(name))); err == nil && target == os.DevNull {
+			return true
+		}
+	}
+	return false
 }
 
 // WatchEnablement tells the names of instances whose enablement link, drop-in directory (or a file in it) or mask was

@@ -18,10 +18,14 @@ type JobError struct {
 	// "done" when the job went well but State shows that its effect did not last; "lost" when systemd re-executed itself
 	// and the result is not known.
 	Result string
-	State  State // of the unit, read after the job had ended
+	State  State  // of the unit, read after the job had ended
+	Need   string // the unit that failed, where the result is dependency; "" = not known
 }
 
-func (e *JobError) Error() string {
+func (e *JobError) Error() string { return fmt.Sprintf("cannot %s %s: %s", e.Verb, e.Unit, e.Reason()) }
+
+// Reason is why, without what.
+func (e *JobError) Reason() string {
 	reason := map[string]string{
 		"canceled":   "another request took its place",
 		"timeout":    "it took too long",
@@ -29,6 +33,8 @@ func (e *JobError) Error() string {
 		"skipped":    "there was nothing to do",
 	}[e.Result]
 	switch {
+	case e.Need != "":
+		reason = e.Need + ", which it needs, failed"
 	case reason != "":
 	case e.State.StatusText != "" && e.State.Active == "failed":
 		reason = e.State.StatusText
@@ -37,7 +43,7 @@ func (e *JobError) Error() string {
 	default:
 		reason = "it is " + e.State.Active + " after a job that ended as " + e.Result
 	}
-	return fmt.Sprintf("cannot %s %s: %s", e.Verb, e.Unit, reason)
+	return reason
 }
 
 // Start starts the unit and waits until that is done: for the server's unit, until its program runs. It fails with
@@ -106,7 +112,39 @@ func (s *Systemd) finish(ctx context.Context, verb string, job *jobWait) error {
 	if (result == "done" || result == jobLost) && state.Down() == (verb == "stop") {
 		return nil
 	}
-	return &JobError{Unit: job.unit, Verb: verb, Result: result, State: state}
+	failed := &JobError{Unit: job.unit, Verb: verb, Result: result, State: state}
+	if result == "dependency" {
+		failed.Need = s.failedNeed(ctx, job.unit, 3)
+	}
+	return failed
+}
+
+// failedNeed is the first unit that failed of those that a unit needs, or that those need, down to a depth; "" = none.
+func (s *Systemd) failedNeed(ctx context.Context, unit string, depth int) string {
+	path, err := s.unitPath(ctx, unit)
+	if err != nil || depth == 0 {
+		return ""
+	}
+	all, err := s.properties(ctx, path, unitIface)
+	if err != nil {
+		return ""
+	}
+	for _, kind := range []string{"Requires", "Requisite", "BindsTo"} {
+		needs, _ := all[kind].Value().([]string)
+		for _, need := range needs {
+			state, err := s.State(ctx, need)
+			switch {
+			case err != nil || state.Active == "active":
+			case state.Active == "failed":
+				return need
+			default:
+				if deeper := s.failedNeed(ctx, need, depth-1); deeper != "" {
+					return deeper
+				}
+			}
+		}
+	}
+	return ""
 }
 
 // Kill sends the signal to every process of the unit. Nothing to kill is a success.

@@ -57,6 +57,7 @@ type Systemd struct {
 	jobs     map[string]map[*jobWait]struct{}
 	waiting  map[string]map[chan struct{}]struct{}
 	watchers []*watcher
+	seen     map[string]State // what was last told of each server's unit
 }
 
 // Connect connects to the system bus (DBUS_SYSTEM_BUS_ADDRESS is honoured) and to systemd on it.
@@ -80,6 +81,7 @@ func connect(ctx context.Context) (*Systemd, error) {
 		changed: make(chan struct{}),
 		jobs:    map[string]map[*jobWait]struct{}{},
 		waiting: map[string]map[chan struct{}]struct{}{},
+		seen:    map[string]State{},
 	}
 	s.group.commit = s.reload
 	s.conn, err = dbus.NewConn(newBoundedConn(socket),
@@ -118,13 +120,16 @@ func (s *Systemd) introduce(ctx context.Context) error {
 		return []dbus.MatchOption{sender, dbus.WithMatchObjectPath(managerPath),
 			dbus.WithMatchInterface(managerIface), dbus.WithMatchMember(member)}
 	}
+	properties := func(iface string) []dbus.MatchOption {
+		return []dbus.MatchOption{sender, dbus.WithMatchPathNamespace(unitRoot),
+			dbus.WithMatchInterface(propsIface), dbus.WithMatchMember("PropertiesChanged"), dbus.WithMatchArg(0, iface)}
+	}
 	for _, match := range [][]dbus.MatchOption{
 		{dbus.WithMatchSender(driverName), dbus.WithMatchInterface(driverName), dbus.WithMatchMember("NameOwnerChanged"), dbus.WithMatchArg(0, busName)},
 		manager("JobRemoved"), manager("Reloading"), manager("UnitNew"), manager("UnitRemoved"),
-		// One rule for all units, since the bus bounds the rules of a connection. PID 1 sends each change twice, last for
+		// Two rules for all units, since the bus bounds the rules of a connection. PID 1 sends each change twice, last for
 		// the Unit interface: when that is here, the properties of the other one are new as well.
-		{sender, dbus.WithMatchPathNamespace(unitRoot), dbus.WithMatchInterface(propsIface),
-			dbus.WithMatchMember("PropertiesChanged"), dbus.WithMatchArg(0, unitIface)},
+		properties(serviceIface), properties(unitIface),
 	} {
 		if err := s.conn.AddMatchSignalContext(ctx, match...); err != nil {
 			return err
@@ -170,7 +175,8 @@ func (s *Systemd) Done() <-chan struct{} { return s.conn.Context().Done() }
 // method must not be used.
 func (s *Systemd) Conn() *dbus.Conn { return s.conn }
 
-// State is what systemd says about a service unit. For one that is not loaded, only Active is set, to "inactive".
+// State is what systemd says about a service unit. For one that is not loaded, Active is "inactive", and the rest is what
+// systemd told of a server before it forgot it: nothing, if it was not heard.
 type State struct {
 	Loaded    bool
 	LoadState string // loaded, not-found, bad-setting, error, masked
@@ -193,8 +199,8 @@ type State struct {
 	StatusText     string       // the last STATUS= of sd_notify
 	InvocationID   string       // 32 hexadecimal digits, as in the journal; "" = never started
 
-	// Zero if it never happened.
-	StateChange, ActiveEnter, ActiveExit, ExecMainStart, ExecMainExit time.Time
+	// Zero if it never happened. InactiveExit is when the last start began.
+	StateChange, InactiveExit, ActiveEnter, ActiveExit, ExecMainStart, ExecMainExit time.Time
 }
 
 // ExecStatus is how one ExecStartPre= command went; Code and Status as in State. PID 0 = it did not run.
@@ -212,7 +218,7 @@ func (s State) Down() bool { return s.Active == "inactive" || s.Active == "faile
 func (s *Systemd) State(ctx context.Context, unit string) (State, error) {
 	path, err := s.unitPath(ctx, unit)
 	if errors.Is(err, ErrNoUnit) {
-		return State{Active: "inactive"}, nil
+		return s.remembered(unit), nil
 	}
 	if err == nil {
 		var st State
@@ -283,11 +289,19 @@ func (s *Systemd) stateAt(ctx context.Context, path dbus.ObjectPath) (State, err
 		return State{}, err
 	}
 	st := State{Loaded: true}
+	st.putUnit(unit)
+	st.putService(service)
+	return st, nil
+}
+
+// putUnit takes over properties of org.freedesktop.systemd1.Unit; those that are not there stay as they are.
+func (st *State) putUnit(unit map[string]dbus.Variant) {
 	put(&st.LoadState, unit["LoadState"])
 	put(&st.Active, unit["ActiveState"])
 	put(&st.Sub, unit["SubState"])
 	put(&st.Fragment, unit["FragmentPath"])
 	putTime(&st.StateChange, unit["StateChangeTimestamp"])
+	putTime(&st.InactiveExit, unit["InactiveExitTimestamp"])
 	putTime(&st.ActiveEnter, unit["ActiveEnterTimestamp"])
 	putTime(&st.ActiveExit, unit["ActiveExitTimestamp"])
 	put(&st.StartLimit, unit["StartLimitBurst"])
@@ -300,6 +314,10 @@ func (s *Systemd) stateAt(ctx context.Context, path dbus.ObjectPath) (State, err
 	if id, ok := unit["InvocationID"].Value().([]byte); ok {
 		st.InvocationID = hex.EncodeToString(id)
 	}
+}
+
+// putService is putUnit for org.freedesktop.systemd1.Service.
+func (st *State) putService(service map[string]dbus.Variant) {
 	put(&st.Result, service["Result"])
 	put(&st.MainPID, service["MainPID"])
 	put(&st.ExecMainCode, service["ExecMainCode"])
@@ -310,6 +328,7 @@ func (s *Systemd) stateAt(ctx context.Context, path dbus.ObjectPath) (State, err
 	putTime(&st.ExecMainStart, service["ExecMainStartTimestamp"])
 	putTime(&st.ExecMainExit, service["ExecMainExitTimestamp"])
 	if commands, ok := service["ExecStartPre"].Value().([][]any); ok {
+		st.PreStart = nil
 		for _, c := range commands { // a(sasbttttuii)
 			var e ExecStatus
 			if len(c) == 10 {
@@ -321,7 +340,31 @@ func (s *Systemd) stateAt(ctx context.Context, path dbus.ObjectPath) (State, err
 			st.PreStart = append(st.PreStart, e)
 		}
 	}
-	return st, nil
+}
+
+// remember notes, with mu held, what a signal says of a server. PID 1 forgets a unit in the moment it is down if nothing
+// wants it, so how it ended can never be asked; but the signal of its last change comes before it is gone.
+func (s *Systemd) remember(unit, iface string, changed map[string]dbus.Variant) {
+	name, ok := InstanceOf(unit)
+	if !ok || unit != ServerUnit(name) {
+		return
+	}
+	st := s.seen[unit]
+	if iface == unitIface {
+		st.putUnit(changed)
+	} else {
+		st.putService(changed)
+	}
+	s.seen[unit] = st
+}
+
+// remembered is the state of a unit that is not loaded.
+func (s *Systemd) remembered(unit string) State {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := s.seen[unit]
+	st.Loaded, st.LoadState, st.Active, st.Sub, st.Job, st.MainPID = false, "", "inactive", "", 0, 0
+	return st
 }
 
 // properties asks for all of an interface: that costs about what a dozen single questions do (1–2 ms on systemd 252 and

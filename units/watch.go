@@ -33,8 +33,12 @@ func (l listener) DeliverSignal(iface, member string, signal *dbus.Signal) {
 	}
 	switch {
 	case iface == propsIface && member == "PropertiesChanged":
-		if argument[string](signal, 0) == unitIface {
-			s.touch(unitOfPath(signal.Path))
+		unit, iface := unitOfPath(signal.Path), argument[string](signal, 0)
+		if iface == unitIface || iface == serviceIface {
+			s.remember(unit, iface, argument[map[string]dbus.Variant](signal, 1))
+		}
+		if iface == unitIface {
+			s.touch(unit)
 		}
 	case iface != managerIface || signal.Path != managerPath:
 	case member == "UnitNew", member == "UnitRemoved":

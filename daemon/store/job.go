@@ -21,6 +21,7 @@ type Job struct {
 	Requester     uint32        `db:"requester"`
 	RequesterName string        `db:"requester_name"` // login name when it was accepted, "" = none
 	Status        string        `db:"status"`
+	Canceled      string        `db:"canceled"` // why it is to end, "" = it is not
 	Cause         string        `db:"cause"`
 	Timeout       time.Duration `db:"-"`
 	TimeoutUS     int64         `db:"timeout"`
@@ -44,15 +45,21 @@ type Parameters struct {
 	FilesMade int64  `json:",omitempty"` // Created of that instance
 }
 
-const jobColumns = "id, kind, target, instance, state, requester, requester_name, status, cause, timeout, created, started, finished, parameters"
+const jobColumns = "id, kind, target, instance, state, requester, requester_name, status, cause, timeout, created, started, finished, parameters, canceled"
 
 // PutJob stores a job under its id, whether or not it was stored before.
 func (s *Store) PutJob(j Job) error {
 	j.TimeoutUS = j.Timeout.Microseconds()
 	_, err := s.db.NamedExec(`INSERT INTO job (`+jobColumns+`)
-		VALUES (:id, :kind, :target, :instance, :state, :requester, :requester_name, :status, :cause, :timeout, :created, :started, :finished, :parameters)
+		VALUES (:id, :kind, :target, :instance, :state, :requester, :requester_name, :status, :cause, :timeout, :created, :started, :finished, :parameters, :canceled)
 		ON CONFLICT (id) DO UPDATE SET state = excluded.state, status = excluded.status, cause = excluded.cause,
 		started = excluded.started, finished = excluded.finished`, j)
+	return err
+}
+
+// CancelJob notes why an unfinished job is to end.
+func (s *Store) CancelJob(id uint32, why string) error {
+	_, err := s.db.Exec("UPDATE job SET canceled = ? WHERE id = ? AND finished = 0", why, id)
 	return err
 }
 
@@ -127,6 +134,15 @@ func (s *Store) LastJob(target string, since int64, except string, kinds ...stri
 	}
 	var j Job
 	err = s.db.Get(&j, query, args...)
+	return j, notFound(err)
+}
+
+// StartedBy returns the newest start or restart of a target that was created at since or later and was at work at a
+// moment (all in microseconds), or ErrNotFound.
+func (s *Store) StartedBy(target string, since, moment int64) (Job, error) {
+	var j Job
+	err := s.db.Get(&j, "SELECT "+jobColumns+` FROM job WHERE target = ? AND created >= ? AND kind IN ('start', 'restart')
+		AND started != 0 AND started <= ? AND finished >= ? ORDER BY id DESC LIMIT 1`, target, since, moment, moment)
 	return j, notFound(err)
 }
 
