@@ -3,7 +3,6 @@ package daemon
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -54,7 +53,7 @@ func (d *Daemon) checkEmpty(name string) error {
 	case errors.Is(err, os.ErrNotExist):
 		return nil
 	}
-	return fmt.Errorf("cannot initialize %s: %w", name, err)
+	return cannot("initialize", name, err)
 }
 
 // copyFiles copies what another server wrote, if the job was asked to.
@@ -80,7 +79,7 @@ func (d *Daemon) copyFiles(ctx context.Context, j *job) error {
 		d.step(j, "copying the files of %s: %d files, %d bytes", from, files, bytes)
 	})
 	if err != nil {
-		return fmt.Errorf("cannot initialize %s: %w", j.Target, err)
+		return cannot("initialize", j.Target, err)
 	}
 	return nil
 }

@@ -3,6 +3,9 @@ package daemon
 import (
 	"errors"
 	"fmt"
+	"strings"
+
+	"left4.me/left4/units"
 )
 
 // Code names a kind of failure; it is the last part of the error's name on the bus.
@@ -38,6 +41,33 @@ func (e *Error) Error() string { return e.Message }
 
 func errorf(code Code, format string, args ...any) error {
 	return &Error{code, fmt.Sprintf(format, args...)}
+}
+
+// doing is an error with what could not be done, and to what.
+type doing struct {
+	text string
+	err  error
+}
+
+func (e *doing) Error() string { return e.text }
+func (e *doing) Unwrap() error { return e.err }
+
+// cannot tells what could not be done. What a layer below says of its own action, which nobody asked for by that name, is
+// left out: its reason is what counts.
+func cannot(verb, name string, err error) error {
+	inner := err
+	for strings.HasPrefix(inner.Error(), "cannot ") {
+		var failed *units.JobError
+		if errors.As(inner, &failed) {
+			return &doing{fmt.Sprintf("cannot %s %s: %s", verb, name, failed.Reason()), err}
+		}
+		below := errors.Unwrap(inner)
+		if below == nil || !strings.HasSuffix(inner.Error(), below.Error()) {
+			break
+		}
+		inner = below
+	}
+	return &doing{fmt.Sprintf("cannot %s %s: %v", verb, name, inner), err}
 }
 
 // AsError gives any failure a code; what has none is Failed.

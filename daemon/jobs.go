@@ -501,7 +501,8 @@ func (d *Daemon) work(j *job) (final Job, ended bool) {
 		j.stream.Close()
 	}
 	cause := context.Cause(j.ctx)
-	if errors.Is(cause, errClosing) {
+	// Without systemd nobody can go on or take anything back: left4d ends, and the next one takes it up.
+	if errors.Is(cause, errClosing) || errors.Is(err, units.ErrLost) {
 		return Job{}, false
 	}
 

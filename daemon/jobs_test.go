@@ -2,6 +2,8 @@ package daemon
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -190,5 +192,92 @@ func TestHowFarAJobHasCome(t *testing.T) {
 	release()
 	if j := w.events.wait(t, start.ID); j.Progress != 1 {
 		t.Errorf("%v", j.Progress)
+	}
+}
+
+// A cancel that was answered counts, also where left4d is killed before the job has given way.
+func TestACancelOutlivesLeft4d(t *testing.T) {
+	w := newWorld(t)
+	w.create("a", Changes{})
+	w.create("b", Changes{})
+	w.do(w.StartInstance, "b", JobDone)
+	w.held("start left4-server@a.service")
+	start := w.accept(w.StartInstance, "a", Request{})
+	w.units.Wait(t, "start left4-server@a")
+	if err := w.Store.CancelJob(start.ID, "canceled by alice"); err != nil {
+		t.Fatal(err)
+	}
+	in, _ := w.Instance("b")
+	restart := store.Job{ID: start.ID + 1, Kind: "restart", Target: "b", Instance: in.Created, State: JobRunning, Timeout: time.Minute, Created: now(), Started: now(), Canceled: "canceled by bob"}
+	if err := w.Store.PutJob(restart); err != nil {
+		t.Fatal(err)
+	}
+	w.units.Set("left4-server@a.service", units.State{Active: "activating", Sub: "start"})
+	w.again()
+	if got := w.events.wait(t, start.ID); got.State != JobCanceled || got.Cause != "canceled by alice" {
+		t.Errorf("%+v", got)
+	}
+	if w.units.Count("stop left4-server@a") == 0 || w.enabled("a") {
+		t.Errorf("it was not taken back: enabled %v, %q", w.enabled("a"), w.units.Calls())
+	}
+	if got := w.events.wait(t, restart.ID); got.State != JobCanceled || got.Cause != "canceled by bob" {
+		t.Errorf("%+v", got)
+	}
+	if w.units.Count("stop left4-server@b") != 0 {
+		t.Error("a server that had not been stopped yet was stopped")
+	}
+}
+
+// Without systemd a job cannot go on, and has not failed either: the next left4d takes it up.
+func TestALostBusEndsNoJob(t *testing.T) {
+	w := newWorld(t)
+	w.create("a", Changes{})
+	w.units.Fail["start left4-server@a.service"] = fmt.Errorf("cannot start left4-server@a.service: %w", units.ErrLost)
+	start := w.accept(w.StartInstance, "a", Request{})
+	w.units.Wait(t, "start left4-server@a")
+	w.Close()
+	if rows, err := w.Store.UnfinishedJobs(); err != nil || len(rows) != 1 || rows[0].ID != start.ID {
+		t.Errorf("unfinished: %v, %v", rows, err)
+	}
+	delete(w.units.Fail, "start left4-server@a.service")
+	w.again()
+	if got := w.events.wait(t, start.ID); got.State != JobDone {
+		t.Errorf("%+v", got)
+	}
+}
+
+// What a start that is taken back had to do to the server is told by the stop which called it off.
+func TestAStopTellsThatItsStartWasKilled(t *testing.T) {
+	w := newWorld(t)
+	w.create("a", Changes{})
+	w.held("start left4-server@a.service")
+	w.accept(w.StartInstance, "a", Request{})
+	w.units.Wait(t, "start left4-server@a")
+	w.units.Stopped = func(unit string) units.State {
+		if unit == "left4-server@a.service" {
+			return units.State{Active: "failed", Result: "timeout"}
+		}
+		return units.State{Active: "inactive"}
+	}
+	// The second stop finds nothing to stop.
+	if got := w.do(w.StopInstance, "a", JobDone); got.Cause != killedAtStop {
+		t.Errorf("%+v", got)
+	}
+	if in, _ := w.Instance("a"); !strings.HasSuffix(in.Cause, ": "+killedAtStop) {
+		t.Errorf("the cause is %q", in.Cause)
+	}
+}
+
+func TestWhatCannotBeDone(t *testing.T) {
+	job := &units.JobError{Unit: "left4-server@a.service", Verb: "start", Result: "dependency", Need: "broken.service"}
+	for want, err := range map[string]error{
+		"cannot start a: broken.service, which it needs, failed": fmt.Errorf("cannot wait: %w", job),
+		"cannot start a: the unit is masked":                     fmt.Errorf("cannot start left4-server@a.service: %w", units.ErrMasked),
+		"cannot start a: no space left":                          errors.New("no space left"),
+		"cannot start a: cannot say why":                         errors.New("cannot say why"),
+	} {
+		if got := cannot("start", "a", err); got.Error() != want || !errors.Is(got, err) {
+			t.Errorf("%q, want %q", got, want)
+		}
 	}
 }

@@ -159,6 +159,10 @@ func (d *Daemon) read(in *instance) (f facts, ok bool) {
 		d.Log.Warn("cannot read the enablement", "instance", def.Name, "error", err)
 	}
 	f.masked = d.Config.Masked(def.Name)
+	if f.overlay.Active == "active" && f.server.Active != "active" {
+		_, mounted, err := d.Layout.Mounted(def.Name)
+		f.unmounted = err == nil && !mounted
+	}
 	f.port, f.restart = def.Port, def.Restart
 	if j, err := d.Store.LastJob(def.Name, def.Created, nothingToDo, instanceKinds...); err == nil {
 		f.last = &j
@@ -217,6 +221,7 @@ func (d *Daemon) take(in *instance, f facts) (before, after Instance) {
 type facts struct {
 	server, overlay units.State
 	enabled, masked bool
+	unmounted       bool // the files are gone, and the overlay's unit has not unmounted them
 	port            uint16
 	restart         string     // the policy
 	running         *store.Job // the job that is at work
@@ -382,6 +387,9 @@ func exit(f facts) string {
 	if s.LoadState == "masked" {
 		return "the unit is masked"
 	}
+	if f.unmounted && s.ExecMainCode == cldExited && systemdStatus[s.ExecMainStatus] != "" {
+		return "its files were unmounted outside left4"
+	}
 	switch s.Result {
 	case "oom-kill":
 		return "killed by the OOM killer"
@@ -435,6 +443,7 @@ var crashes = map[unix.Signal]bool{
 
 // systemdStatus are exit statuses that systemd's own child gives before it runs the program, see systemd.exec(5).
 var systemdStatus = map[int32]string{
+	78:  "it was not initialized by left4d", // says the unit itself
 	200: "cannot change to its directory",
 	203: "srcds_run is missing or cannot be executed",
 	217: "there is no user left4",

@@ -127,7 +127,7 @@ func (d *Daemon) definitionError(verb string, def store.Instance, err error) err
 	case errors.Is(err, store.ErrNoFreePort):
 		return errorf(NoFreePort, "cannot %s %s: no port from %d to %d is free", verb, def.Name, PortRange.First, PortRange.Last)
 	}
-	return fmt.Errorf("cannot %s %s: %w", verb, def.Name, err)
+	return cannot(verb, def.Name, err)
 }
 
 // ConfigureInstance changes a definition. Errors: NoSuchInstance, InvalidArgument, NoSuchOverlay, PortInUse,
@@ -267,10 +267,10 @@ func (d *Daemon) initialize(ctx context.Context, j *job) error {
 	}
 	d.step(j, rendering)
 	if _, err := d.prepare(def); err != nil {
-		return fmt.Errorf("cannot initialize %s: %w", def.Name, err)
+		return cannot("initialize", def.Name, err)
 	}
 	if err := d.freshen(ctx, def.Name); err != nil {
-		return fmt.Errorf("cannot initialize %s: %w", def.Name, err)
+		return cannot("initialize", def.Name, err)
 	}
 	return nil
 }
@@ -303,11 +303,11 @@ func (d *Daemon) start(ctx context.Context, j *job) error {
 	server := units.ServerUnit(def.Name)
 	enabled, err := d.Config.Enabled(def.Name)
 	if err != nil {
-		return fmt.Errorf("cannot start %s: %w", def.Name, err)
+		return cannot("start", def.Name, err)
 	}
 	s, err := d.Units.State(ctx, server)
 	if err != nil {
-		return fmt.Errorf("cannot start %s: %w", def.Name, err)
+		return cannot("start", def.Name, err)
 	}
 	if s.Active == "active" || s.Active == "reloading" {
 		d.step(j, nothingToDo)
@@ -328,7 +328,7 @@ func (d *Daemon) start(ctx context.Context, j *job) error {
 		// It waits for its automatic restart, or is on its way down: only what is down gets new files.
 		d.step(j, stopping)
 		if err := d.down(ctx, def.Name); err != nil {
-			return fmt.Errorf("cannot start %s: %w", def.Name, err)
+			return cannot("start", def.Name, err)
 		}
 	}
 	err = d.up(ctx, j, "start", def)
@@ -349,8 +349,25 @@ func (d *Daemon) undoStart(name string, wasEnabled bool) {
 	if !wasEnabled {
 		err = d.Config.Disable(name)
 	}
-	if err := errors.Join(err, d.down(ctx, name)); err != nil {
+	server := units.ServerUnit(name)
+	err = errors.Join(err, d.Units.Stop(ctx, server))
+	if s, readErr := d.Units.State(ctx, server); readErr == nil && s.Result == "timeout" {
+		d.tellNext(name, killedAtStop)
+	}
+	if err := errors.Join(err, d.settle(ctx, name)); err != nil {
 		d.Log.Warn("cannot take back a start", "instance", name, "error", err)
+	}
+}
+
+// killedAtStop is the cause of a stop that was not graceful.
+const killedAtStop = "it did not end in time after SIGINT and was killed"
+
+// tellNext hands what a start met that was taken back to the stop which called it off: that one finds nothing to do.
+func (d *Daemon) tellNext(name, cause string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if queue := d.queues[name]; len(queue) > 1 && queue[1].Kind == "stop" {
+		queue[1].Cause = cause
 	}
 }
 
@@ -378,16 +395,16 @@ func (d *Daemon) up(ctx context.Context, j *job, verb string, def store.Instance
 	d.step(j, rendering)
 	// This also makes systemd forget earlier starts. It counts those of people too, and its limit is for crash loops.
 	if err := d.settle(ctx, def.Name); err != nil {
-		return fmt.Errorf("cannot %s %s: %w", verb, def.Name, err)
+		return cannot(verb, def.Name, err)
 	}
 	if _, err := d.prepare(def); err != nil {
-		return fmt.Errorf("cannot %s %s: %w", verb, def.Name, err)
+		return cannot(verb, def.Name, err)
 	}
 	if err := d.Config.Enable(def.Name); err != nil {
 		return err
 	}
 	if err := d.freshen(ctx, def.Name); err != nil {
-		return fmt.Errorf("cannot %s %s: %w", verb, def.Name, err)
+		return cannot(verb, def.Name, err)
 	}
 	d.step(j, starting)
 	return d.launchError(ctx, verb, def, d.Units.Start(ctx, server))
@@ -414,11 +431,7 @@ func (d *Daemon) launchError(ctx context.Context, verb string, def store.Instanc
 			return fmt.Errorf("cannot %s %s: %s", verb, def.Name, exit(f))
 		}
 	}
-	var failed *units.JobError
-	if errors.As(err, &failed) {
-		return fmt.Errorf("cannot %s %s: %s", verb, def.Name, failed.Reason())
-	}
-	return fmt.Errorf("cannot %s %s: %w", verb, def.Name, err)
+	return cannot(verb, def.Name, err)
 }
 
 // down stops a server and returns when its files are unmounted too. What is down stays so.
@@ -469,13 +482,13 @@ func (d *Daemon) stop(ctx context.Context, j *job) error {
 	disable := d.Config.Disable(name)
 	d.step(j, stopping)
 	if err := d.Units.Stop(ctx, server); err != nil {
-		return errors.Join(disable, fmt.Errorf("cannot stop %s: %w", name, err))
+		return errors.Join(disable, cannot("stop", name, err))
 	}
 	if s, err := d.Units.State(ctx, server); err == nil && s.Result == "timeout" && !before.Down() {
-		d.update(j, func(j *Job) { j.Cause = "it did not end in time after SIGINT and was killed" })
+		d.update(j, func(j *Job) { j.Cause = killedAtStop })
 	}
 	if err := d.settle(ctx, name); err != nil {
-		return errors.Join(disable, fmt.Errorf("cannot stop %s: %w", name, err))
+		return errors.Join(disable, cannot("stop", name, err))
 	}
 	return disable
 }
@@ -496,7 +509,7 @@ func (d *Daemon) kill(ctx context.Context, j *job) error {
 		err = d.settle(ctx, name)
 	}
 	if err != nil {
-		err = fmt.Errorf("cannot kill %s: %w", name, err)
+		err = cannot("kill", name, err)
 	}
 	return errors.Join(disable, err)
 }
@@ -509,14 +522,14 @@ func (d *Daemon) restart(ctx context.Context, j *job) error {
 	server := units.ServerUnit(def.Name)
 	s, err := d.Units.State(ctx, server)
 	if err != nil {
-		return fmt.Errorf("cannot restart %s: %w", def.Name, err)
+		return cannot("restart", def.Name, err)
 	}
 	if ctx.Err() != nil {
 		return d.undoResumed(ctx, j)
 	}
 	enabled, err := d.Config.Enabled(def.Name)
 	if err != nil {
-		return fmt.Errorf("cannot restart %s: %w", def.Name, err)
+		return cannot("restart", def.Name, err)
 	}
 	active := s.Active == "active" || s.Active == "reloading"
 	if d.Config.Masked(def.Name) {
@@ -525,11 +538,11 @@ func (d *Daemon) restart(ctx context.Context, j *job) error {
 	// All is written before anything is stopped, for a restart that cannot end well must not begin.
 	r, err := d.prepare(def)
 	if err != nil {
-		return fmt.Errorf("cannot restart %s: %w", def.Name, err)
+		return cannot("restart", def.Name, err)
 	}
 	mounted, ok, err := d.Layout.Mounted(def.Name)
 	if err != nil {
-		return fmt.Errorf("cannot restart %s: %w", def.Name, err)
+		return cannot("restart", def.Name, err)
 	}
 	if active && ok && mounted == r.plan.Digest && !d.Config.Stale(def.Name) && d.staged(def.Name, r.cfg) {
 		if j.resumed && s.ActiveEnter.UnixMicro() >= j.Started {
@@ -540,7 +553,7 @@ func (d *Daemon) restart(ctx context.Context, j *job) error {
 	}
 	d.step(j, stopping)
 	if err := d.down(ctx, def.Name); err != nil {
-		return fmt.Errorf("cannot restart %s: %w", def.Name, err)
+		return cannot("restart", def.Name, err)
 	}
 	err = d.up(ctx, j, "restart", def)
 	if err != nil && ctx.Err() != nil {
@@ -567,7 +580,7 @@ func (d *Daemon) plainRestart(ctx context.Context, j *job, def store.Instance) e
 		return err
 	}
 	if err := d.Units.ResetFailed(ctx, server); err != nil {
-		return fmt.Errorf("cannot restart %s: %w", def.Name, err)
+		return cannot("restart", def.Name, err)
 	}
 	d.step(j, restarting)
 	return d.launchError(ctx, "restart", def, d.Units.Restart(ctx, server))
@@ -575,7 +588,7 @@ func (d *Daemon) plainRestart(ctx context.Context, j *job, def store.Instance) e
 
 func (d *Daemon) reset(ctx context.Context, j *job) error {
 	if err := d.clear(ctx, j); err != nil {
-		return fmt.Errorf("cannot reset %s: %w", j.Target, err)
+		return cannot("reset", j.Target, err)
 	}
 	return nil
 }
@@ -583,22 +596,22 @@ func (d *Daemon) reset(ctx context.Context, j *job) error {
 func (d *Daemon) delete(ctx context.Context, j *job) error {
 	name := j.Target
 	if err := d.clear(ctx, j); err != nil {
-		return fmt.Errorf("cannot delete %s: %w", name, err)
+		return cannot("delete", name, err)
 	}
 	if err := d.Config.RemoveDropIn(name); err != nil {
-		return fmt.Errorf("cannot delete %s: %w", name, err)
+		return cannot("delete", name, err)
 	}
 	// A unit that stays loaded would bring the removed settings to the next instance of this name.
 	if loaded, err := d.Units.Loaded(ctx, units.ServerUnit(name)); err != nil || loaded {
 		if err := errors.Join(err, d.Units.Reload(ctx)); err != nil {
-			return fmt.Errorf("cannot delete %s: %w", name, err)
+			return cannot("delete", name, err)
 		}
 	}
 	// The definition goes last: a delete that was interrupted is taken up again by it.
 	d.accept.Lock()
 	defer d.accept.Unlock()
 	if err := d.Store.DeleteInstance(name); err != nil {
-		return fmt.Errorf("cannot delete %s: %w", name, err)
+		return cannot("delete", name, err)
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -615,7 +628,7 @@ func (d *Daemon) delete(ctx context.Context, j *job) error {
 func (d *Daemon) clear(ctx context.Context, j *job) error {
 	name := j.Target
 	if err := d.stop(ctx, j); err != nil {
-		if ctx.Err() != nil {
+		if ctx.Err() != nil || errors.Is(err, units.ErrLost) {
 			return err
 		}
 		// A half-made instance must be removable. RemoveRuntime refuses where something is still mounted.

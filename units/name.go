@@ -45,6 +45,17 @@ func InstanceOf(unit string) (name string, ok bool) {
 	return name, true
 }
 
+// mountOf tells whose mount PID 1 has made this unit of: /var/lib/left4/runtime/NAME/merged, escaped as unit names are.
+func mountOf(unit string) (name string, ok bool) {
+	rest, ok := strings.CutPrefix(unit, "var-lib-left4-runtime-")
+	if !ok {
+		return "", false
+	}
+	rest, ok = strings.CutSuffix(rest, "-merged.mount")
+	name = strings.ReplaceAll(rest, `\x2d`, "-")
+	return name, ok && ValidName(name) && !strings.Contains(strings.ReplaceAll(rest, `\x2d`, ""), "-")
+}
+
 // ours reports whether Watch tells about this unit.
 func ours(unit string) bool {
 	return strings.HasPrefix(unit, serverPrefix) || strings.HasPrefix(unit, overlayPrefix) || strings.HasPrefix(unit, importPrefix)

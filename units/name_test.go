@@ -61,3 +61,22 @@ func FuzzUnitOfPath(f *testing.F) {
 		}
 	})
 }
+
+func TestMountOf(t *testing.T) {
+	for unit, want := range map[string]string{
+		"var-lib-left4-runtime-a-merged.mount":            "a",
+		`var-lib-left4-runtime-versus\x2d1-merged.mount`:  "versus-1",
+		"var-lib-left4-runtime-a_b-merged.mount":          "a_b",
+		"var-lib-left4-runtime-versus-1-merged.mount":     "",
+		"var-lib-left4-runtime-a-upper.mount":             "",
+		`var-lib-left4-runtime-\x2d\x2d-merged.mount`:     "",
+		"var-lib-left4-runtime--merged.mount":             "",
+		"srv-left4-runtime-a-merged.mount":                "",
+		`var-lib-left4-runtime-a\x2fb-merged.mount`:       "",
+		"var-lib-left4-runtime-versus-1-merged.automount": "",
+	} {
+		if got, ok := mountOf(unit); ok != (want != "") || ok && got != want {
+			t.Errorf("%s is the mount of %q, %v", unit, got, ok)
+		}
+	}
+}

@@ -91,6 +91,9 @@ func (s *Systemd) touch(unit string) {
 	for ch := range s.waiting[unit] {
 		wake(ch)
 	}
+	if name, ok := mountOf(unit); ok {
+		unit = OverlayUnit(name)
+	}
 	if ours(unit) {
 		for _, w := range s.watchers {
 			w.units[unit] = struct{}{}
@@ -129,7 +132,7 @@ type watcher struct {
 }
 
 // Watch calls fn for every unit of left4 (left4-server@, left4-overlay@, left4-import-) that changed, was loaded or
-// unloaded; the reader asks State then. It calls reloaded when all may have changed: after a daemon-reload, by anyone,
+// unloaded, or whose mount came or went; the reader asks State then. It calls reloaded when all may have changed: after a daemon-reload, by anyone,
 // and after systemd re-executed itself. Both are called from one goroutine, until the connection ends; changes that come
 // meanwhile are told once, however many they were. Nothing is told of how things are when Watch is called.
 func (s *Systemd) Watch(fn func(unit string), reloaded func()) {

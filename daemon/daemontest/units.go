@@ -28,6 +28,8 @@ type Units struct {
 	Work func(units.Worker) units.State
 	// Copy does what left4-overlay would when files are copied from one instance to another; nil is nothing.
 	Copy func(from, to string)
+	// Stopped is what becomes of a unit that is stopped; nil is inactive.
+	Stopped func(unit string) units.State
 	// Findings are the answer to every inspection.
 	Findings units.Findings
 }
@@ -86,7 +88,11 @@ func (f *Units) Stop(ctx context.Context, unit string) error {
 	if err := f.call(ctx, "stop", unit); err != nil {
 		return err
 	}
-	f.Set(unit, units.State{Active: "inactive"})
+	end := units.State{Active: "inactive"}
+	if f.Stopped != nil {
+		end = f.Stopped(unit)
+	}
+	f.Set(unit, end)
 	return nil
 }
 
