@@ -298,7 +298,7 @@ func judge(f facts) verdict {
 		}
 	case "failed":
 		v.state, v.cause = FailedState, exit(f)
-		if stopped := !s.ExecMainExit.IsZero() && !s.ActiveExit.IsZero() && s.ExecMainExit.After(s.ActiveExit); stopped {
+		if wasStopped(s) {
 			v.cause = "stopped outside left4; " + v.cause
 		} else if f.restart != "no" && f.enabled && s.Result != "resources" && s.NRestarts > 0 {
 			// systemd restarts what its policy covers until the limit is hit; Result still tells how the last one ended.
@@ -374,6 +374,12 @@ func mountCause(overlay units.State) string {
 // endedItself tells a server that ended before systemd began to stop it from one that was stopped.
 func endedItself(s units.State) bool {
 	return !s.ExecMainExit.IsZero() && !s.ExecMainStart.IsZero() && !s.ActiveExit.IsZero() && s.ExecMainExit.Before(s.ActiveExit)
+}
+
+// wasStopped tells a server that ended after systemd had begun to stop it. One that began after that end of being active
+// never was active itself, and nobody stopped it.
+func wasStopped(s units.State) bool {
+	return !s.ExecMainExit.IsZero() && !s.ActiveExit.IsZero() && s.ExecMainExit.After(s.ActiveExit) && !s.ExecMainStart.After(s.ActiveExit)
 }
 
 // exit says how the game, or what runs before it, ended.
