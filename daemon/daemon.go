@@ -106,7 +106,7 @@ type Daemon struct {
 // instance is the view of one instance.
 type instance struct {
 	view     Instance
-	lastExit string // how the game ended before systemd restarted it
+	lastExit string // how the game ended, where nobody asked for it; Config keeps it over a restart of left4d
 	refresh  refresher
 }
 
@@ -161,7 +161,10 @@ func New(o Options) (*Daemon, error) {
 	}
 	for _, def := range defs {
 		def.OwnerName = LoginName(def.Owner)
-		d.instances[def.Name] = &instance{view: Instance{Instance: def, Effective: d.effective(def), State: Stopped, Desired: Stopped}}
+		d.instances[def.Name] = &instance{
+			view:     Instance{Instance: def, Effective: d.effective(def), State: Stopped, Desired: Stopped},
+			lastExit: d.Config.LastExit(def.Name),
+		}
 	}
 	if d.lastJob, err = d.Store.LastJobID(); err != nil {
 		return nil, fmt.Errorf("cannot read the jobs: %w", err)

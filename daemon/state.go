@@ -181,7 +181,13 @@ func (d *Daemon) read(in *instance) (f facts, ok bool) {
 
 // conclude tells what has changed.
 func (d *Daemon) conclude(in *instance, f facts) {
-	before, after := d.take(in, f)
+	known := in.lastExit
+	before, after, lastExit := d.take(in, f)
+	if lastExit != known {
+		if err := d.Config.RememberExit(after.Name, lastExit); err != nil {
+			d.Log.Warn("cannot remember how a server ended", "instance", after.Name, "error", err)
+		}
+	}
 	// The first look of a left4d is news to nobody.
 	if before.State != after.State && before.Since != 0 {
 		d.Log.Info(fmt.Sprintf("%s is %s: %s", after.Name, after.State, after.Cause),
@@ -190,12 +196,12 @@ func (d *Daemon) conclude(in *instance, f facts) {
 }
 
 // take makes the view of an instance what facts mean.
-func (d *Daemon) take(in *instance, f facts) (before, after Instance) {
+func (d *Daemon) take(in *instance, f facts) (before, after Instance, lastExit string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	before = in.view
 	if d.instances[before.Name] != in {
-		return before, before
+		return before, before, in.lastExit
 	}
 	f.lastExit = in.lastExit
 	v := judge(f)
@@ -214,7 +220,7 @@ func (d *Daemon) take(in *instance, f facts) (before, after Instance) {
 		i.State, i.Cause, i.MainPID, i.Restarts = v.state, v.cause, v.pid, v.restarts
 		i.Desired, i.Drifted, i.PendingCause = v.desired, v.drifted, f.pending
 	})
-	return before, in.view
+	return before, in.view, in.lastExit
 }
 
 // facts are all that a state is judged from.
@@ -279,7 +285,7 @@ func judge(f facts) verdict {
 			switch {
 			case f.running != nil:
 				v.cause = by("being started", f.running)
-			case f.lastExit != "":
+			case f.lastExit != "" && s.NRestarts > 0:
 				v.cause = "being restarted by systemd: " + f.lastExit
 			default:
 				v.cause = "being started by systemd"
@@ -320,8 +326,12 @@ func judge(f facts) verdict {
 			v.cause = "enabled outside left4, and not started since"
 		case f.enabled && endedItself(s):
 			v.cause = exit(f) + ", and the restart policy is " + f.restart
+			v.lastExit = v.cause
+		case f.enabled && s.ExecMainExit.IsZero() && f.lastExit != "":
+			v.cause, v.lastExit = f.lastExit, f.lastExit
 		case f.enabled:
 			v.cause = "stopped outside left4"
+			v.lastExit = v.cause
 		case f.last != nil && f.last.Kind == "reset" && f.last.State == JobDone:
 			v.cause = by("reset", f.last)
 		case f.last != nil && f.last.State == JobDone && f.last.Kind == "stop":

@@ -334,7 +334,8 @@ func (c Config) writeDropIn(name string, data []byte) (changed bool, err error) 
 }
 
 // RemoveDropIn removes the drop-in directories of the instance's units with all that is in them, what
-// "systemctl edit" and "systemctl set-property --runtime" put there included, and the instance's Stale mark.
+// "systemctl edit" and "systemctl set-property --runtime" put there included, and what is remembered of the instance in
+// RunDir.
 // Links are removed, not followed. What is not there is removed.
 func (c Config) RemoveDropIn(name string) error {
 	if err := c.removeDropIn(name); err != nil {
@@ -361,6 +362,9 @@ func (c Config) removeDropIn(name string) error {
 		if err := syncDir(c.Dir); err != nil {
 			return err
 		}
+	}
+	if err := c.RememberExit(name, ""); err != nil {
+		return err
 	}
 	return c.ClearStale(name)
 }
@@ -395,6 +399,42 @@ func (c Config) markStale(name string) error {
 }
 
 func (c Config) staleMark(name string) string { return filepath.Join(c.RunDir, "stale", name) }
+
+// RememberExit keeps how a server ended, until the next boot: PID 1 forgets it with the unit. "" forgets it here too.
+func (c Config) RememberExit(name, cause string) error {
+	if !ValidName(name) {
+		return fmt.Errorf("%q cannot name an instance", name)
+	}
+	file := c.exitFile(name)
+	if cause == "" {
+		if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		return nil
+	}
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		return err
+	}
+	if err := os.WriteFile(file+".new", []byte(cause), 0o644); err != nil {
+		return err
+	}
+	return os.Rename(file+".new", file)
+}
+
+// LastExit is what RememberExit has kept, "" if that is nothing.
+func (c Config) LastExit(name string) string {
+	if !ValidName(name) {
+		return ""
+	}
+	text, err := os.ReadFile(c.exitFile(name))
+	if err != nil {
+		return ""
+	}
+	return string(text)
+}
+
+// exitFile cannot be one that is being written: no name has a dot.
+func (c Config) exitFile(name string) string { return filepath.Join(c.RunDir, "exits", name) }
 
 func (c Config) controlDir() string {
 	if c.ControlDir == "" {

@@ -433,3 +433,23 @@ func TestRemoveDropIn(t *testing.T) {
 		t.Error("a bad name is accepted")
 	}
 }
+
+func TestHowAServerEndedIsKept(t *testing.T) {
+	c := Config{Dir: t.TempDir(), RunDir: t.TempDir(), ControlDir: t.TempDir()}
+	if got := c.LastExit("a"); got != "" {
+		t.Errorf("before anything %q", got)
+	}
+	for _, cause := range []string{"it crashed with SIGSEGV", "killed by the OOM killer"} {
+		noError(t, c.RememberExit("a", cause))
+		if got := c.LastExit("a"); got != cause {
+			t.Errorf("kept %q of %q", got, cause)
+		}
+	}
+	noError(t, c.RemoveDropIn("a"))
+	if got := c.LastExit("a"); got != "" {
+		t.Errorf("after the instance is gone %q", got)
+	}
+	if err := c.RememberExit("../a", "x"); err == nil {
+		t.Error("a path was taken for a name")
+	}
+}
