@@ -3,7 +3,6 @@ package daemon
 import (
 	"errors"
 	"fmt"
-	"strings"
 
 	"left4.me/left4/units"
 )
@@ -52,22 +51,20 @@ type doing struct {
 func (e *doing) Error() string { return e.text }
 func (e *doing) Unwrap() error { return e.err }
 
-// cannot tells what could not be done. What a layer below says of its own action, which nobody asked for by that name, is
-// left out: its reason is what counts.
+// cannot tells what could not be done. What systemd was asked to do with a unit for that is left out: nobody else has asked
+// for it in these words, and its reason is what counts.
 func cannot(verb, name string, err error) error {
-	inner := err
-	for strings.HasPrefix(inner.Error(), "cannot ") {
-		var failed *units.JobError
-		if errors.As(inner, &failed) {
-			return &doing{fmt.Sprintf("cannot %s %s: %s", verb, name, failed.Reason()), err}
-		}
-		below := errors.Unwrap(inner)
-		if below == nil || !strings.HasSuffix(inner.Error(), below.Error()) {
-			break
-		}
-		inner = below
+	text := err.Error()
+	var failed *units.JobError
+	switch {
+	case errors.As(err, &failed):
+		text = failed.Reason()
+	case errors.Is(err, units.ErrMasked):
+		text = units.ErrMasked.Error()
+	case errors.Is(err, units.ErrLost):
+		text = units.ErrLost.Error()
 	}
-	return &doing{fmt.Sprintf("cannot %s %s: %v", verb, name, inner), err}
+	return &doing{fmt.Sprintf("cannot %s %s: %s", verb, name, text), err}
 }
 
 // AsError gives any failure a code; what has none is Failed.

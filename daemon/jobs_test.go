@@ -274,7 +274,7 @@ func TestWhatCannotBeDone(t *testing.T) {
 		"cannot start a: broken.service, which it needs, failed": fmt.Errorf("cannot wait: %w", job),
 		"cannot start a: the unit is masked":                     fmt.Errorf("cannot start left4-server@a.service: %w", units.ErrMasked),
 		"cannot start a: no space left":                          errors.New("no space left"),
-		"cannot start a: cannot say why":                         errors.New("cannot say why"),
+		"cannot start a: cannot copy the files of b: too many":   errors.New("cannot copy the files of b: too many"),
 	} {
 		if got := cannot("start", "a", err); got.Error() != want || !errors.Is(got, err) {
 			t.Errorf("%q, want %q", got, want)

@@ -304,7 +304,10 @@ func judge(f facts) verdict {
 		}
 	case "failed":
 		v.state, v.cause = FailedState, exit(f)
-		if wasStopped(s) {
+		if f.running != nil && ends[f.running.Kind] {
+			// It had to be killed; the job lets systemd forget that.
+			v.state, v.cause = Stopping, by("being stopped", f.running)
+		} else if wasStopped(s) {
 			v.cause = "stopped outside left4; " + v.cause
 		} else if f.restart != "no" && f.enabled && s.Result != "resources" && s.NRestarts > 0 {
 			// systemd restarts what its policy covers until the limit is hit; Result still tells how the last one ended.
@@ -348,6 +351,10 @@ func judge(f facts) verdict {
 		default:
 			v.cause = "stopped and disabled outside left4"
 		}
+		if f.running != nil && v.state == Stopped {
+			// Its end is not there yet, but what it has done so far was nobody else.
+			v.cause, v.lastExit = by(underWay[f.running.Kind], f.running), ""
+		}
 		if f.overlay.Active == "failed" && v.state == Stopped {
 			v.cause += "; its files could not be unmounted"
 		}
@@ -360,13 +367,22 @@ func judge(f facts) verdict {
 		v.cause = "the unit is masked; " + v.cause
 	}
 	// While a left4 restart is between its stop and its start, people are told what it is for.
-	if f.running != nil && f.running.Kind == "restart" && (v.state == Stopped || v.state == Stopping || v.state == Starting) {
+	if f.running != nil && f.running.Kind == "restart" && v.state != Running {
 		v.state, v.cause = Restarting, by("being restarted", f.running)
 	}
 	up := v.state == Running || v.state == Starting || v.state == Restarting
 	v.drifted = f.running == nil && f.enabled != up && v.state != Stopping
 	return v
 }
+
+// underWay is what an instance that is down is, while a job is at work.
+var underWay = map[string]string{
+	"initialize": "being initialized", "start": "being started", "stop": "stopped", "restart": "being restarted",
+	"kill": "killed", "reset": "being reset", "delete": "being deleted",
+}
+
+// ends are the jobs that bring a server down for good.
+var ends = map[string]bool{"stop": true, "kill": true, "reset": true, "delete": true}
 
 // mountFailed tells a mount that failed from an unmount that did: then the mount had ended with 0 before.
 func mountFailed(overlay units.State) bool {
