@@ -161,6 +161,7 @@ func (b *testBus) connect(options ...dbus.ConnOption) *dbus.Conn {
 
 func (b *testBus) call(path dbus.ObjectPath, method string, args ...any) ([]any, error) {
 	call := b.Object(names.Service, path).Call(method, 0, args...)
+	checkTold(b.t, method, call.Err)
 	return call.Body, call.Err
 }
 

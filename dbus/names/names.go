@@ -38,7 +38,7 @@ const (
 )
 
 // The MESSAGE_ID= of left4d's entries in the journal that programs may look for (journalctl MESSAGE_ID=…). They are to be
-// believed only with _SYSTEMD_UNIT=left4d.service, since anybody may write to the journal. left4d(8) names their fields.
+// believed only with _SYSTEMD_UNIT=left4d.service, since anybody may write to the journal; me.left4(5) tells their fields.
 const (
 	// MessageCall is a call that would change something, and what became of it: LEFT4_METHOD=, LEFT4_ACTION=,
 	// LEFT4_RESULT= (allowed, refused, failed), LEFT4_ERROR=, LEFT4_CALLER_UID=, LEFT4_CALLER=, and LEFT4_INSTANCE=,
