@@ -58,7 +58,7 @@ else
 endif
 
 lint: deps
-	@unformatted=$$(gofmt -l client daemon dbus polkit test units); \
+	@unformatted=$$(gofmt -l client daemon dbus packaging polkit test units); \
 	[[ -z $$unformatted ]] || { echo "gofmt would change: $$unformatted" >&2; exit 1; }
 	go vet ./...
 	go run honnef.co/go/tools/cmd/staticcheck@v0.7.0 ./...

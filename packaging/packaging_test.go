@@ -144,4 +144,43 @@ func TestEveryFileIsPackaged(t *testing.T) {
 			}
 		}
 	}
+	pages, err := filepath.Glob("man/*")
+	if err != nil || len(pages) == 0 {
+		t.Fatal("man", err)
+	}
+	for _, page := range pages {
+		if section := "man" + strings.TrimPrefix(filepath.Ext(page), "."); !strings.Contains(list, `src: "${STAGE}/`+section+`/*", dst: /usr/share/man/`+section+"/,") {
+			t.Errorf("%s is in no package", page)
+		}
+	}
+}
+
+// references are the pages that a page sends its reader to, as me.left4.5.
+func references(page string) []string {
+	var all []string
+	for _, r := range regexp.MustCompile(`(?m)^\.Xr (\S+) (\d)`).FindAllStringSubmatch(page, -1) {
+		all = append(all, r[1]+"."+r[2])
+	}
+	return all
+}
+
+func TestPagesReferToEachOther(t *testing.T) {
+	pages, err := filepath.Glob("man/*")
+	if err != nil || len(pages) < 5 {
+		t.Fatal(pages, err)
+	}
+	mentioned := map[string]bool{}
+	for _, page := range pages {
+		for _, r := range references(text(t, page)) {
+			mentioned[r] = true
+			if _, err := os.Stat("man/" + r); err != nil && strings.Contains(r, "left4") {
+				t.Errorf("%s refers to %s, which there is not", page, r)
+			}
+		}
+	}
+	for _, page := range pages {
+		if !mentioned[filepath.Base(page)] {
+			t.Errorf("no page refers to %s", page)
+		}
+	}
 }
