@@ -21,8 +21,8 @@ import (
 // What a machine has besides apt and its dependencies: the services that left4 stands on, and the tools that tests
 // call inside. A change to this list or to rootSetup makes new roots: the hash of both is part of a root's name.
 var rootPackages = []string{
-	"attr", "dbus", "iproute2", "libglib2.0-bin", "libpam-systemd", "login", "passwd", "polkitd", "procps",
-	"systemd", "systemd-sysv", "util-linux", "zstd",
+	"attr", "dbus", "iproute2", "libglib2.0-bin", "libpam-systemd", "login", "openssh-client", "openssh-server",
+	"passwd", "polkitd", "procps", "python3-dasbus", "python3-dbus", "systemd", "systemd-sysv", "util-linux", "zstd",
 }
 
 // What else is done to a root when it is made: shell, with the root as $1.
@@ -30,6 +30,10 @@ const rootSetup = `
 echo left4 >"$1"/etc/hostname
 # The machine's clock and network are the test's own: nothing may look for updates by itself.
 rm -f "$1"/etc/systemd/system/timers.target.wants/*
+# No sshd before a test wants one, with keys of its own; systemd 257 would have one listen on a socket of the container's.
+rm -f "$1"/etc/systemd/system/multi-user.target.wants/ssh.service "$1"/etc/systemd/system/sshd.service "$1"/etc/ssh/ssh_host_*
+mkdir -p "$1"/etc/systemd/system-generators
+ln -s /dev/null "$1"/etc/systemd/system-generators/systemd-ssh-generator
 `
 
 // A root is a read-only tree below a machine's own files. Its directories stay locked (shared) until release, so that
