@@ -108,7 +108,7 @@ func TestPermissions(t *testing.T) {
 		switch {
 		case r.Action == "me.left4.instance.start" && r.Details["instance"] == "a" && r.Details["owner"] != "":
 			return polkit.Yes, nil
-		case r.Action == "me.left4.overlay.edit" && r.Details["instance"] != "":
+		case r.Action == "me.left4.overlay.edit" && (r.Details["instance"] != "" || r.Details["owner"] != ""):
 			t.Errorf("asked about %s with %v", r.Action, r.Details)
 		case r.Action == "me.left4.instance.stop":
 			return polkit.Challenge, nil

@@ -61,17 +61,8 @@ func (s *Server) importOverlay(c *call) ([]any, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := newDict("option", c.args[1])
-	im := daemon.Import{Size: value(take[uint64](d, "size", "t"))}
-	im.Merge = value(take[bool](d, "merge", "b"))
-	im.Remove = value(take[[]string](d, "remove", "as"))
-	im.Base = value(take[uint32](d, "base", "u"))
-	im.Into = value(take[string](d, "into", "s"))
-	r := daemon.Request{Requester: c.uid, Timeout: d.timeout()}
-	if err := d.end(); err != nil {
-		return nil, err
-	}
-	if err := im.Check(); err != nil {
+	im, r, err := importOptions(newDict("option", c.args[1]), c.uid)
+	if err != nil {
 		return nil, err
 	}
 	if err := c.checkStream(c.args[0]); err != nil {
@@ -83,15 +74,17 @@ func (s *Server) importOverlay(c *call) ([]any, error) {
 	return jobReply(s.daemon.ImportOverlay(about.name, c.stream(), im, r))
 }
 
-func importOptions(d *dict) (daemon.Import, error) {
+func importOptions(d *dict, requester uint32) (daemon.Import, daemon.Request, error) {
 	im := daemon.Import{Size: value(take[uint64](d, "size", "t"))}
 	im.Merge = value(take[bool](d, "merge", "b"))
 	im.Remove = value(take[[]string](d, "remove", "as"))
 	im.Base = value(take[uint32](d, "base", "u"))
+	im.Into = value(take[string](d, "into", "s"))
+	r := daemon.Request{Requester: requester, Timeout: d.timeout()}
 	if err := d.end(); err != nil {
-		return im, err
+		return im, r, err
 	}
-	return im, im.Check()
+	return im, r, im.Check()
 }
 
 // overlayVerb builds or deletes.

@@ -30,14 +30,14 @@ func (s *Server) getPermissions(c *call) ([]any, error) {
 	defer s.questions.give(c.uid)
 	permissions := map[string]string{}
 	for _, action := range s.face.actions {
-		asked := thing{}
+		asked, who := thing{}, identity{}
 		if strings.HasPrefix(action, "me.left4.instance.") || action == "me.left4.job.cancel" {
-			asked = about
+			asked, who = about, owner
 		}
 		answer := polkit.Yes
 		if c.uid != 0 {
 			var err error
-			answer, err = s.auth.Check(c.ctx, polkit.Request{Sender: c.sender, Action: action, Details: details(action, asked, owner)})
+			answer, err = s.auth.Check(c.ctx, polkit.Request{Sender: c.sender, Action: action, Details: details(action, asked, who)})
 			if err != nil {
 				s.unanswered(c, action, err)
 				answer = polkit.No

@@ -271,6 +271,9 @@ func (s *Server) find(c *call) error {
 				return &daemon.Error{Code: k.missing, Message: fmt.Sprintf("there is no %s with the object %s", k.kind, c.path)}
 			}
 		}
+		if _, ok := names.JobID(c.path); ok && (c.iface == names.Job || c.iface == "") && s.face.methods[names.Job][c.member] != nil {
+			return &daemon.Error{Code: daemon.NoSuchJob, Message: fmt.Sprintf("there is no job with the object %s", c.path)}
+		}
 		// Peer is answered by any path: it asks for the connection, not for an object.
 		if c.iface != names.Peer {
 			return dbusError("org.freedesktop.DBus.Error.UnknownObject", "there is no object %s", c.path)

@@ -505,7 +505,7 @@ func TestWhatIsRefused(t *testing.T) {
 		{names.Root, "me.left4.Other.Explode", nil, "org.freedesktop.DBus.Error.UnknownInterface"},
 		{"/me/left4/instance/b", names.Instance + ".Start", []any{variants{}}, names.Error + "NoSuchInstance"},
 		{"/me/left4/nothing", names.Instance + ".Start", []any{variants{}}, "org.freedesktop.DBus.Error.UnknownObject"},
-		{"/me/left4/job/99", names.Job + ".Cancel", []any{variants{}}, "org.freedesktop.DBus.Error.UnknownObject"},
+		{"/me/left4/job/99", names.Job + ".Cancel", []any{variants{}}, names.Error + "NoSuchJob"},
 		{"/me/left4/instance/_61", names.Instance + ".Start", []any{variants{}}, "org.freedesktop.DBus.Error.UnknownObject"},
 		{names.Root, names.Properties + ".Get", []any{names.Manager, "Nothing"}, "org.freedesktop.DBus.Error.UnknownProperty"},
 		{names.Root, names.Properties + ".Get", []any{names.Job, "Id"}, "org.freedesktop.DBus.Error.UnknownInterface"},

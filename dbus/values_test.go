@@ -76,7 +76,7 @@ func FuzzDict(f *testing.F) {
 				t.Errorf("%v became %+v", keys, o)
 			}
 		}
-		_, err = importOptions(newDict("option", msg.Body[0]))
+		_, _, err = importOptions(newDict("option", msg.Body[0]), 0)
 		named(err)
 	})
 }

@@ -41,11 +41,12 @@ const (
 // believed only with _SYSTEMD_UNIT=left4d.service, since anybody may write to the journal; me.left4(5) tells their fields.
 const (
 	// MessageCall is a call that would change something, and what became of it: LEFT4_METHOD=, LEFT4_ACTION=,
-	// LEFT4_RESULT= (allowed, refused, failed), LEFT4_ERROR=, LEFT4_CALLER_UID=, LEFT4_CALLER=, and LEFT4_INSTANCE=,
+	// LEFT4_RESULT= (allowed, refused, failed), LEFT4_ERROR=, LEFT4_CALLER_UID=, LEFT4_CALLER=, LEFT4_SENDER=, LEFT4_UNTOLD=
+	// (how many of that user were left out before it: refusals are bounded), and LEFT4_INSTANCE=,
 	// LEFT4_OVERLAY=, LEFT4_BLUEPRINT= and LEFT4_JOB= where there is one.
 	MessageCall = "f3a87de9a96b4a0f8d5e5d2f7c0b6e11"
 	// MessageJob is the end of a job: LEFT4_JOB=, LEFT4_KIND=, LEFT4_RESULT=, LEFT4_CAUSE=, LEFT4_CALLER_UID=,
-	// LEFT4_CALLER=, and LEFT4_INSTANCE= or LEFT4_OVERLAY= where it is about one.
+	// LEFT4_CALLER=, and LEFT4_INSTANCE=, LEFT4_OVERLAY= or, where it is about neither, LEFT4_TARGET=.
 	MessageJob = "5b7f0c7d2c1e4d5f9f61f1c0b2a8d922"
 	// MessageState is another state of an instance: LEFT4_INSTANCE=, LEFT4_STATE=, LEFT4_CAUSE=.
 	MessageState = "c2d94e64f20c4b36a1f0a7e5d8b3f733"
