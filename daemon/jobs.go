@@ -383,14 +383,14 @@ func (d *Daemon) see(j *job) {
 	}
 }
 
-// hasten kills the server at once for a kill that has to wait for its turn: the job before it may be waiting for a server
-// that does not end, which is what a kill is for. What is before it has to bring the server down too, or is nothing that
-// a server that is down disturbs.
+// hasten kills the server at once for a kill that has to wait for its turn, where the job at work brings the server down,
+// too: a stop, or a start that the kill has called off. It may be waiting for a server that does not end, which is what a
+// kill is for.
 func (d *Daemon) hasten(j *job) {
 	d.mu.Lock()
-	first := d.queues[j.queue()][0] == j
+	first := d.queues[j.queue()][0]
 	d.mu.Unlock()
-	if first {
+	if first == j || !ends[first.Kind] && first.Kind != "start" && first.Kind != "restart" {
 		return
 	}
 	server := units.ServerUnit(j.Target)
