@@ -235,7 +235,9 @@ func (s *Server) run(c *call, m *incoming, who *caller) (out []any, err error) {
 	if m.lost {
 		return nil, dbusError(errLimits, "left4d has too many descriptors open; try again")
 	}
-	if c.uid, err = s.uid(c.ctx, who); err != nil {
+	if c.uid, err = s.uid(c.ctx, who); errors.Is(err, context.DeadlineExceeded) && c.ctx.Err() == nil {
+		return nil, dbusError(errLimits, "the bus does not tell in time who is calling; try again")
+	} else if err != nil {
 		return nil, dbusError(names.ErrAccessDenied, "the caller has gone")
 	}
 	if err := s.quota.claim(c.uid, c.size); err != nil {
