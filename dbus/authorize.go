@@ -10,9 +10,13 @@ import (
 	"left4.me/left4/polkit"
 )
 
-// maxQuestions is how many questions one user may have open at polkit: each may wait for a person, and polkit serves
-// the whole machine.
-const maxQuestions = 64
+// How many questions about one user may be open at polkit: those that may wait for a person, and the others. Who has more
+// waits here: polkit answers one after the other, for the whole machine, and the bus bounds how many answers left4d may
+// wait for (128 on the system bus), of systemd's too.
+const (
+	maxPrompts   = 8
+	maxQuestions = 4
+)
 
 // Kinds of things that have a name, an owner and an object.
 const (
@@ -56,10 +60,14 @@ func (s *Server) authorize(c *call, action string, about thing) error {
 		return nil
 	}
 	before, _ := s.identify(about)
-	if !s.questions.take(c.uid) {
-		return dbusError(errLimits, "too many questions of yours wait for polkit")
+	turns := s.questions
+	if c.interactive() {
+		turns = s.prompts
 	}
-	defer s.questions.give(c.uid)
+	if err := turns.take(c.ctx, c.uid); err != nil {
+		return dbusError(names.ErrAccessDenied, "the caller has gone")
+	}
+	defer turns.give(c.uid)
 	answer, err := s.auth.Check(c.ctx, polkit.Request{
 		Sender: c.sender, Action: action, Details: details(action, about, before), Interactive: c.interactive(),
 	})

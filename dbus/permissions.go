@@ -3,6 +3,7 @@ package dbus
 import (
 	"strings"
 
+	"left4.me/left4/dbus/names"
 	"left4.me/left4/polkit"
 )
 
@@ -24,8 +25,8 @@ func (s *Server) getPermissions(c *call) ([]any, error) {
 			return nil, err
 		}
 	}
-	if !s.questions.take(c.uid) {
-		return nil, dbusError(errLimits, "too many questions of yours wait for polkit")
+	if err := s.questions.take(c.ctx, c.uid); err != nil {
+		return nil, dbusError(names.ErrAccessDenied, "the caller has gone")
 	}
 	defer s.questions.give(c.uid)
 	permissions := map[string]string{}

@@ -130,6 +130,57 @@ func (q *quota) release(uid uint32, bytes int) {
 	}
 }
 
+// turns are of something that each user may have a few of at once, and waits for otherwise: as long as there is room for
+// the waiting, which the quota bounds.
+type turns struct {
+	limit int
+
+	mu    sync.Mutex
+	users map[uint32]*queue
+}
+
+type queue struct {
+	slots chan struct{} // taken
+	users int           // who have a turn or wait for one
+}
+
+func newTurns(limit int) *turns { return &turns{limit: limit, users: map[uint32]*queue{}} }
+
+// take waits for a turn, or for the end of ctx; give gives it back.
+func (t *turns) take(ctx context.Context, uid uint32) error {
+	t.mu.Lock()
+	q := t.users[uid]
+	if q == nil {
+		q = &queue{slots: make(chan struct{}, t.limit)}
+		t.users[uid] = q
+	}
+	q.users++
+	t.mu.Unlock()
+	select {
+	case q.slots <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		t.leave(uid, q)
+		return ctx.Err()
+	}
+}
+
+func (t *turns) give(uid uint32) {
+	t.mu.Lock()
+	q := t.users[uid]
+	t.mu.Unlock()
+	<-q.slots
+	t.leave(uid, q)
+}
+
+func (t *turns) leave(uid uint32, q *queue) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if q.users--; q.users == 0 {
+		delete(t.users, uid)
+	}
+}
+
 // places are of something that each user may have a few of at once.
 type places struct {
 	limit int

@@ -38,7 +38,8 @@ type Server struct {
 	conn      *conn
 	face      *face
 	quota     *quota
-	questions *places // open ones at polkit
+	questions *turns  // at polkit
+	prompts   *turns  // at polkit, with a person to ask
 	walks     *places // calls that look through files
 	refusals  refusals
 	hello     atomic.Bool   // the bus knows us; before that nobody can listen
@@ -60,7 +61,7 @@ func Dial(ctx context.Context, log *slog.Logger) (*Server, error) {
 		return nil, fmt.Errorf("cannot connect to the system bus: %w", err)
 	}
 	s := &Server{
-		log: log, conn: c, face: f, quota: newQuota(), questions: newPlaces(maxQuestions), walks: newPlaces(maxWalks),
+		log: log, conn: c, face: f, quota: newQuota(), questions: newTurns(maxQuestions), prompts: newTurns(maxPrompts), walks: newPlaces(maxWalks),
 		big: make(chan struct{}, 1), passing: make(chan struct{}, 1),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
