@@ -46,6 +46,7 @@ type Client struct {
 	owner      string // unique name of the connection that owns me.left4 now, "" while nobody does
 	ownerKnown bool
 	watches    map[dbus.ObjectPath][]*watch
+	viewers    map[*viewer]bool
 	results    map[dbus.ObjectPath]JobSummary // of jobs that ended, so that none is missed before somebody waits for it
 	ended      []dbus.ObjectPath              // the keys of results, oldest first
 }
@@ -82,6 +83,7 @@ func newClient() *Client {
 	return &Client{
 		Patience: 30 * time.Second,
 		watches:  make(map[dbus.ObjectPath][]*watch),
+		viewers:  make(map[*viewer]bool),
 		results:  make(map[dbus.ObjectPath]JobSummary),
 	}
 }
@@ -102,6 +104,10 @@ func (c *Client) Service(ctx context.Context) (ServiceInfo, error) {
 	if err != nil {
 		return ServiceInfo{}, err
 	}
+	return serviceInfo(p)
+}
+
+func serviceInfo(p *properties) (ServiceInfo, error) {
 	var info ServiceInfo
 	p.get("Version", &info.Version)
 	p.get("GameRevision", &info.GameRevision)
@@ -119,17 +125,18 @@ func (c *Client) manager(ctx context.Context, member string, args []any, results
 // call sends one method call to left4d and stores the answer in results. It makes the message by hand, because godbus'
 // Object.Call drops the flag that lets polkit ask.
 func (c *Client) call(ctx context.Context, path dbus.ObjectPath, iface, member string, args []any, results ...any) error {
-	err := c.send(ctx, path, iface, member, args, results...)
+	err := c.send(ctx, 0, path, iface, member, args, results...)
 	// A left4d that left while it was asked: the bus starts it again, and a question can be put twice.
 	if errors.Is(err, errNoReply) && reads.MatchString(member) {
-		err = c.send(ctx, path, iface, member, args, results...)
+		err = c.send(ctx, 0, path, iface, member, args, results...)
 	}
 	return err
 }
 
-func (c *Client) send(ctx context.Context, path dbus.ObjectPath, iface, member string, args []any, results ...any) error {
+func (c *Client) send(ctx context.Context, flags dbus.Flags, path dbus.ObjectPath, iface, member string, args []any, results ...any) error {
 	msg := &dbus.Message{
-		Type: dbus.TypeMethodCall,
+		Type:  dbus.TypeMethodCall,
+		Flags: flags,
 		Headers: map[dbus.HeaderField]dbus.Variant{
 			dbus.FieldDestination: dbus.MakeVariant(names.Service),
 			dbus.FieldPath:        dbus.MakeVariant(path),

@@ -24,6 +24,7 @@ type OverlayInfo struct {
 	ID        uint32 // never given out again
 	Type      string // files
 	Owner     uint32 // uid of who created it
+	OwnerName string // the login name of that user on left4d's machine; empty where there was none
 	State     string // ready, building, failed, empty
 	Cause     string // why State is what it is, for people; may be empty
 	Revision  uint32 // the one that the next start of an instance mounts, 0 while there is none
@@ -165,6 +166,7 @@ func overlayInfo(object dbus.ObjectPath, p *properties) (OverlayInfo, error) {
 	p.get("Id", &o.ID)
 	p.get("Type", &o.Type)
 	p.get("Owner", &o.Owner)
+	p.get("OwnerName", &o.OwnerName)
 	p.get("State", &o.State)
 	p.get("Cause", &o.Cause)
 	p.get("Revision", &o.Revision)

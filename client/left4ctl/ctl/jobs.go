@@ -286,7 +286,7 @@ func runJobList(v *invocation) error {
 	if err != nil {
 		return err
 	}
-	list, err := c.ListJobs(v.ctx)
+	list, err := c.ListJobs(v.ctx, client.JobFilter{})
 	if err != nil {
 		return v.failed("list the jobs", "", err)
 	}
