@@ -10,6 +10,10 @@
 // It needs no settings: it speaks to me.left4 on the system bus (or on the bus that DBUS_SYSTEM_BUS_ADDRESS names),
 // which starts left4d where it does not run. Who may do what is decided there, by polkit; the package adds no check of
 // its own. Methods that change a definition return when it is stored; methods that take time return a Job at once.
+// Watch tells all that happens. DialHost does the same with the left4d of another machine, through ssh.
+//
+// Besides the errors that stand with a method, each may end with that of its context or with one that IsUnavailable
+// knows, and ErrQuotaExceeded meets whoever asks too much at once.
 //
 // The bus interface is version 1 and only grows, so a program that uses this package goes on working with newer
 // versions of left4d.
@@ -40,7 +44,8 @@ type Client struct {
 	// upgraded. Dial sets 30 seconds.
 	Patience time.Duration
 
-	conn *dbus.Conn
+	conn   *dbus.Conn
+	bridge *bridge // to the bus of another machine, nil where it is that of this one
 
 	mu         sync.Mutex
 	owner      string // unique name of the connection that owns me.left4 now, "" while nobody does
@@ -55,7 +60,8 @@ type Client struct {
 const maxResults = 256
 
 // Dial connects to the system bus. It does not start left4d: the first call does.
-// ctx bounds the connecting alone; the connection lasts until Close.
+// ctx bounds the connecting alone; the connection lasts until Close. Errors: that of ctx, else one that IsUnavailable
+// knows.
 func Dial(ctx context.Context) (*Client, error) {
 	life, cancel := context.WithCancel(context.Background())
 	stop := context.AfterFunc(ctx, cancel)
@@ -89,7 +95,23 @@ func newClient() *Client {
 }
 
 // Close ends the connection. Calls and waits that are under way end with an error that IsUnavailable knows.
-func (c *Client) Close() error { return c.conn.Close() }
+func (c *Client) Close() error {
+	if c.bridge != nil {
+		c.bridge.Close() // first: it ends a write that goes nowhere, which holds up the rest
+	}
+	if c.conn == nil {
+		return nil
+	}
+	return c.conn.Close()
+}
+
+// passes refuses what needs a descriptor to pass, where none can.
+func (c *Client) passes(what string) error {
+	if c.bridge == nil {
+		return nil
+	}
+	return &Error{ErrNotSupported.(*Error).Name, fmt.Sprintf("cannot %s over ssh: run it on %s itself", what, c.bridge.host)}
+}
 
 // ServiceInfo is what left4d tells of itself.
 type ServiceInfo struct {

@@ -101,8 +101,12 @@ func (c *Client) job(ctx context.Context, member string, args ...any) (*Job, err
 // ImportGame imports the game from the tar stream (plain, gzip or zstd) that stream, a file or the reading end of a
 // pipe, carries. left4d gets the descriptor itself: the caller may close stream as soon as ImportGame returns, and has
 // to if it is a pipe. size is the stream's length in bytes, for the progress, and 0 where it is not known.
-// OpenSource makes a stream of a directory. Errors: ErrInvalidArgument, ErrBusy, ErrQuotaExceeded, ErrAccessDenied.
+// OpenSource makes a stream of a directory.
+// Errors: ErrInvalidArgument, ErrBusy, ErrQuotaExceeded, ErrAccessDenied, ErrNotSupported.
 func (c *Client) ImportGame(ctx context.Context, stream *os.File, size uint64, o JobOptions) (*Job, error) {
+	if err := c.passes("import the game"); err != nil {
+		return nil, err
+	}
 	options := o.variants()
 	if size > 0 {
 		options["size"] = dbus.MakeVariant(size)
@@ -338,7 +342,7 @@ func (j *Job) sleep(ctx context.Context, w *watch, patience <-chan time.Time) er
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-j.c.conn.Context().Done():
-		return errDisconnected
+		return j.c.disconnected()
 	}
 }
 

@@ -251,7 +251,7 @@ func (v *viewer) run(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-v.c.conn.Context().Done():
-			return errDisconnected
+			return v.c.disconnected()
 		}
 	}
 }
