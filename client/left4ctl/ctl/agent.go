@@ -13,13 +13,13 @@ import (
 // agent that is there already.
 
 // wantsAgent tells whether a question of polkit could be answered here, and might be asked: root is never asked.
-func wantsAgent(noAskPassword bool, euid int, stdinIsTerminal bool) bool {
-	return !noAskPassword && euid != 0 && stdinIsTerminal
+func wantsAgent(noAskPassword, root, stdinIsTerminal bool) bool {
+	return !noAskPassword && !root && stdinIsTerminal
 }
 
 // bringAgent starts an agent for a verb that may need one.
 func (v *invocation) bringAgent() {
-	if v.command.asks && wantsAgent(v.noAskPassword, os.Geteuid(), isTerminal(v.stdin)) {
+	if v.command.asks && wantsAgent(v.noAskPassword, v.root, isTerminal(v.stdin)) {
 		v.agent = startAgent(v.ctx)
 	}
 }

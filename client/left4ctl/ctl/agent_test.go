@@ -11,16 +11,16 @@ import (
 func TestAgentIsWantedOnlyWhereAPersonCanAnswer(t *testing.T) {
 	for _, tt := range []struct {
 		no       bool
-		euid     int
+		root     bool
 		terminal bool
 		want     bool
 	}{
-		{false, 1000, true, true},
-		{true, 1000, true, false},
-		{false, 0, true, false},
-		{false, 1000, false, false},
+		{false, false, true, true},
+		{true, false, true, false},
+		{false, true, true, false},
+		{false, false, false, false},
 	} {
-		if got := wantsAgent(tt.no, tt.euid, tt.terminal); got != tt.want {
+		if got := wantsAgent(tt.no, tt.root, tt.terminal); got != tt.want {
 			t.Errorf("%+v: %v", tt, got)
 		}
 	}

@@ -207,6 +207,12 @@ func (s *settings) assign(text string) error {
 	return s.limit(text)
 }
 
+// knows tells a key whose = was forgotten from a name.
+func (s *settings) knows(name string) bool {
+	_, unknown := findLimit(name)
+	return unknown == nil || name == "limits" || slices.ContainsFunc(s.keys(), func(k key) bool { return k.name == name })
+}
+
 func (s *settings) set(k key, value string) error {
 	if s.given == nil {
 		s.given = map[string]bool{}

@@ -64,6 +64,7 @@ type invocation struct {
 	stdout   *output
 	stderr   *output
 	terminal bool // standard error is one
+	root     bool // we are, whom polkit is never asked about
 	dial     func(context.Context) (*client.Client, error)
 
 	quiet         bool
@@ -87,9 +88,11 @@ type invocation struct {
 	revision      uint32
 	instance      string
 
-	c     *client.Client
-	agent *agent
-	mu    sync.Mutex // one line at a time
+	c      *client.Client
+	agent  *agent
+	all    known
+	mu     sync.Mutex      // one line at a time
+	hinted map[string]bool // what has been hinted at
 }
 
 // exitCode is an end that has been told already.
@@ -132,6 +135,7 @@ func newInvocation(ctx context.Context, version string, stdin io.Reader, stdout,
 		ctx: ctx, version: version,
 		stdin: stdin, stdout: &output{w: stdout}, stderr: &output{w: stderr},
 		terminal: isTerminal(stderr),
+		root:     os.Geteuid() == 0,
 		dial:     client.Dial,
 	}
 }
@@ -317,6 +321,14 @@ func (v *invocation) hint(text string) {
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	// What helps several names that failed for one reason is said once.
+	if v.hinted[text] {
+		return
+	}
+	if v.hinted == nil {
+		v.hinted = map[string]bool{}
+	}
+	v.hinted[text] = true
 	fmt.Fprintln(v.stderr, "left4ctl: hint: "+clean(text))
 }
 

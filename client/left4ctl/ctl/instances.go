@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
-	"os/user"
 	"regexp"
 	"slices"
 	"strconv"
@@ -47,21 +46,32 @@ func (v *invocation) sayCreated(c *client.Client, name string) {
 }
 
 func runInitialize(v *invocation) error {
-	name := v.args[0]
 	var config client.Config
 	if v.file != "" {
 		var err error
 		if config, err = given(v, readSpec); err != nil {
-			return fmt.Errorf("cannot initialize %s: %w", name, err)
+			return fmt.Errorf("cannot initialize %s: %w", strings.Join(v.args, ", "), err)
 		}
 	}
 	c, err := v.connect()
 	if err != nil {
 		return err
 	}
-	return v.jobs("initialize", []string{name}, func(name string) (*client.Job, error) {
+	names, unmatched := v.named("initialize", anInstance, v.args)
+	if err := portForOne(config, names); err != nil {
+		return err
+	}
+	return firstOf(v.jobs("initialize", names, func(name string) (*client.Job, error) {
 		return c.InitializeInstance(v.ctx, name, config, client.InitializeOptions{})
-	})
+	}), unmatched)
+}
+
+// portForOne keeps one port from being given to several instances, of which only the first would get it.
+func portForOne(config client.Config, names []string) error {
+	if config.Port != nil && *config.Port != 0 && len(names) > 1 {
+		return usagef("port: %d cannot be that of %d instances", *config.Port, len(names))
+	}
+	return nil
 }
 
 // given reads what --file names, or standard input for "-"; there it does not wait for more when it is told to end.
@@ -93,15 +103,11 @@ func given[T any](v *invocation, read func(name string, r io.Reader) (T, error))
 }
 
 func runConfigure(v *invocation) error {
-	name := v.args[0]
-	for _, a := range v.args[1:] {
-		if err := v.settings.assign(a); err != nil {
-			return err
-		}
+	given, err := v.assignments()
+	if err != nil {
+		return err
 	}
-	// The bus takes limits as a whole, so those that stay have to be known.
-	var before client.Limits
-	changes, err := v.settings.result(before)
+	changes, err := v.settings.result(client.Limits{})
 	if err != nil {
 		return err
 	}
@@ -112,26 +118,57 @@ func runConfigure(v *invocation) error {
 	if err != nil {
 		return err
 	}
-	if v.settings.changesLimits() {
-		now, err := c.GetInstanceConfig(v.ctx, name)
-		if err != nil {
-			return v.failed("configure", name, err)
+	names, unmatched := v.named("configure", anInstance, given)
+	if err := portForOne(changes, names); err != nil {
+		return err
+	}
+	done, err := v.each("configure", names, func(name string) error {
+		changes := changes
+		if v.settings.changesLimits() {
+			// The bus takes limits as a whole, so those that stay have to be known.
+			now, err := c.GetInstanceConfig(v.ctx, name)
+			if err != nil {
+				return err
+			}
+			if now.Limits != nil {
+				if changes, err = v.settings.result(*now.Limits); err != nil {
+					return err
+				}
+			}
 		}
-		if now.Limits != nil {
-			before = *now.Limits
+		return c.ConfigureInstance(v.ctx, name, changes, client.ConfigureOptions{NewRconPassword: v.newPassword})
+	})
+	for _, name := range done {
+		v.say("%s: configured", name)
+	}
+	v.hintRestart(c, done)
+	return firstOf(err, unmatched)
+}
+
+// hintRestart tells which of those that were changed run on as they were.
+func (v *invocation) hintRestart(c *client.Client, names []string) {
+	if v.quiet || len(names) == 0 {
+		return
+	}
+	var pending []string
+	if len(names) == 1 {
+		if i, err := c.GetInstance(v.ctx, names[0]); err == nil && i.PendingRestart {
+			pending = names
 		}
-		if changes, err = v.settings.result(before); err != nil {
-			return err
+	} else if all, err := c.InspectInstances(v.ctx); err == nil {
+		for _, i := range all {
+			if i.PendingRestart && slices.Contains(names, i.Name) {
+				pending = append(pending, i.Name)
+			}
 		}
 	}
-	if err := c.ConfigureInstance(v.ctx, name, changes, client.ConfigureOptions{NewRconPassword: v.newPassword}); err != nil {
-		return v.failed("configure", name, err)
+	switch len(pending) {
+	case 0:
+	case 1:
+		v.hint("the running server has it from its next start: left4ctl restart " + pending[0])
+	default:
+		v.hint("the running servers have it from their next start: left4ctl restart " + strings.Join(pending, " "))
 	}
-	v.say("%s: configured", name)
-	if i, err := c.GetInstance(v.ctx, name); err == nil && i.PendingRestart && !v.quiet {
-		v.hint("the running server has it from its next start: left4ctl restart " + name)
-	}
-	return nil
 }
 
 // runLifecycle is all verbs that ask for one job for each name.
@@ -141,9 +178,10 @@ func runLifecycle(call func(*client.Client, context.Context, string, client.JobO
 		if err != nil {
 			return err
 		}
-		return v.jobs(v.command.name, v.args, func(name string) (*client.Job, error) {
+		names, unmatched := v.named(v.command.name, anInstance, v.args)
+		return firstOf(v.jobs(v.command.name, names, func(name string) (*client.Job, error) {
 			return call(c, v.ctx, name, v.jobOptions())
-		})
+		}), unmatched)
 	}
 }
 
@@ -303,7 +341,7 @@ func (v *invocation) showInstance(i client.Instance) error {
 		{"Limits", assigned(names, values)},
 		{"Main PID", pid},
 		{"Restarts", strconv.FormatUint(uint64(i.Restarts), 10)},
-		{"Owner", userName(i.Owner)},
+		{"Owner", userName(i.OwnerName, i.Owner)},
 		{"Unit", i.Unit},
 	})
 	return nil
@@ -371,13 +409,13 @@ func (v *invocation) serviceStatus(c *client.Client) error {
 	return nil
 }
 
-// userName is the name of a user, or the uid of one who has none.
-func userName(uid uint32) string {
-	id := strconv.FormatUint(uint64(uid), 10)
-	if u, err := user.LookupId(id); err == nil {
-		return u.Username
+// userName is the name of a user as left4d tells it, or the uid of one who has none. Who has that uid here is another
+// question, which over ssh has another answer.
+func userName(name string, uid uint32) string {
+	if name != "" {
+		return name
 	}
-	return id
+	return strconv.FormatUint(uint64(uid), 10)
 }
 
 // validName is what left4d takes for a name. It is checked here only where a name does not go to left4d.

@@ -20,37 +20,28 @@ func (v *invocation) jobOptions() client.JobOptions {
 	return client.JobOptions{Timeout: time.Duration(v.timeout)}
 }
 
-// jobs asks for one job for each name, in this order, then waits for all of them at once. One that cannot be had, or
-// fails, does not hold up the others.
-func (v *invocation) jobs(verb string, names []string, ask func(name string) (*client.Job, error)) error {
-	type follower struct {
-		name string
-		job  *client.Job
-	}
-	var all []follower
-	var result error
-	for _, name := range names {
-		job, err := ask(name)
-		if err != nil {
-			result = v.failed(verb, name, err)
-			if v.ctx.Err() != nil || client.IsUnavailable(err) {
-				break // the others would not be told anything else
-			}
-			continue
-		}
-		all = append(all, follower{name, job})
-		if v.noWait {
-			fmt.Fprintln(v.stdout, job.Object)
-		}
-	}
+// jobs asks for one job for each name, then waits for all of them at once. One that cannot be had, or fails, does not
+// hold up the others.
+func (v *invocation) jobs(verb string, names []string, call func(name string) (*client.Job, error)) error {
+	answers := ask(v, names, call)
+	result := refusals(v, verb, answers)
 	if v.noWait {
+		for _, a := range answers {
+			if a.err == nil {
+				fmt.Fprintln(v.stdout, a.value.Object)
+			}
+		}
 		return result
 	}
-	ends := make(chan error, len(all))
-	for _, f := range all {
-		go func() { ends <- v.wait(verb, f.name, f.job, false) }()
+	ends := make(chan error, len(answers))
+	for _, a := range answers {
+		if a.err != nil {
+			ends <- nil
+			continue
+		}
+		go func() { ends <- v.wait(verb, a.name, a.value, false) }()
 	}
-	for range all {
+	for range answers {
 		if err := <-ends; err != nil {
 			result = err
 		}
@@ -349,7 +340,7 @@ func runJobShow(v *invocation) error {
 		{"Cause", info.Cause},
 		{"Step", info.Status},
 		{"Progress", progress},
-		{"Requester", userName(info.Requester)},
+		{"Requester", userName(info.RequesterName, info.Requester)},
 		{"Created", when(info.Created)},
 		{"Started", when(info.Started)},
 		{"Finished", when(info.Finished)},

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -33,6 +34,7 @@ func TestMain(m *testing.M) {
 			}
 			return c, err
 		}
+		v.root = os.Getenv("TEST_USER") == "" // whoever runs the tests
 		os.Exit(v.run(os.Args[1:]))
 	}})
 }
@@ -77,8 +79,20 @@ func TestScripts(t *testing.T) {
 			env.Setenv("GORACE", "atexit_sleep_ms=0") // else each left4ctl of a test with -race stays for a second
 			return nil
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"left4d": steer, "zip": zipFiles},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"left4d": steer, "zip": zipFiles, "cmpsorted": compareSorted},
 	})
+}
+
+// compareSorted is cmp without an order of lines: cmpsorted stdout FILE.
+func compareSorted(ts *testscript.TestScript, neg bool, args []string) {
+	sorted := func(file string) string {
+		list := strings.Split(ts.ReadFile(file), "\n")
+		slices.Sort(list)
+		return strings.TrimSpace(strings.Join(list, "\n"))
+	}
+	if got, want := sorted(args[0]), sorted(args[1]); got != want {
+		ts.Fatalf("got\n%s\nwant\n%s", got, want)
+	}
 }
 
 // zipFiles makes a zip file: zip FILE NAME…

@@ -26,8 +26,14 @@ PATH begins at the top of the overlay, as left4dead2/cfg/server.cfg. A backslash
 written \\, and a byte that cannot be typed \xNN.`
 
 const jobHelp = `
-It waits until the work is done and shows the steps; Ctrl-C ends the waiting, not the work.
-Several instances are worked on at the same time.`
+It waits until the work is done and shows the steps; Ctrl-C ends the waiting, not the work.` + patternHelp
+
+const patternHelp = `
+A NAME may be a pattern with *, ? and […], in quotes so that the shell leaves it alone:
+'versus-*'. Several are worked on side by side, and one that fails does not hold up the rest.`
+
+const showHelp = `
+A NAME may be a pattern with *, ? and […], in quotes so that the shell leaves it alone.`
 
 // verbs is the table of all that left4ctl can do, in the order of help.
 func verbs() []command {
@@ -48,7 +54,7 @@ rcon_password of its own, and no label. What the server of NAME wrote is not cop
 left4 itself put there, as the rcon_password, is not copied even so.`,
 			flags: cloneFlags, run: runClone,
 		}, {
-			name: "configure", args: "NAME [KEY=VALUE]…", group: groupInstances, min: 1, max: -1, asks: true,
+			name: "configure", args: "NAME… [KEY=VALUE]…", group: groupInstances, min: 1, max: -1, asks: true,
 			summary: "change an instance's definition",
 			help: `Changes what is given and leaves the rest. A running server has it from its next start,
 limits at once.
@@ -56,7 +62,8 @@ limits at once.
 What the flags set can be written as KEY=VALUE too: blueprint, port, label, hostname,
 arguments, config, overlays, restart, and each limit by its own name, as MemoryMax=2G.` + listHelp + `
 An instance that follows a blueprint has its own overlays above those of the blueprint, its
-arguments and lines behind, and its limits instead; blueprint= makes it follow none.`,
+arguments and lines behind, and its limits instead; blueprint= makes it follow none.
+` + patternHelp,
 			flags: configureFlags, run: runConfigure,
 		},
 		{
@@ -66,11 +73,12 @@ arguments and lines behind, and its limits instead; blueprint= makes it follow n
 away. The NAME, which is also that of its unit, stays for life.`,
 			run: runRename,
 		}, {
-			name: "initialize", args: "NAME", group: groupInstances, min: 1, max: 1, asks: true,
+			name: "initialize", args: "NAME…", group: groupInstances, min: 1, max: -1, asks: true,
 			summary: "render an instance's files, from a spec file or as it is defined",
 			help: `Renders an instance's files, unit settings and mount plan. With --file the instance is
 first defined anew as the spec file says, or created if there is none. start does the
 rendering itself, so without a spec there is seldom a need for this.
+` + patternHelp + `
 
 A spec file is YAML and strict. All keys may be left out:
 
@@ -154,7 +162,7 @@ itself makes the overlay, never later: left4ctl overlay import does that.`,
 			summary: "write a file that apply reads",
 			help: `Writes what overlays, blueprints and instances are defined as, or only the named instances
 with the blueprints and overlays that they need. Neither the files of overlays nor any
-password is in it. On the same host, apply with it changes nothing.`,
+password is in it. On the same host, apply with it changes nothing.` + showHelp,
 			run: runExport,
 		}, {
 			name: "list", group: groupLook,
@@ -190,10 +198,10 @@ and the groups systemd-journal and adm.`,
 			flags: logsFlags, run: runLogs,
 		},
 		{
-			name: "preview", args: "NAME", group: groupLook, min: 1, max: 1, asks: true,
+			name: "preview", args: "NAME…", group: groupLook, min: 1, max: -1, asks: true,
 			summary: "print the server.cfg of the next start",
 			help: `Prints the server.cfg that the next start would give, each line with where it comes from.
-Passwords are blanked.`,
+Passwords are blanked. If several are asked for, a line ==> NAME <== stands before each.` + showHelp,
 			run: runPreview,
 		},
 		{
@@ -204,26 +212,26 @@ left out. left4ctl configure NAME --new-rcon-password makes a new one.`,
 			run: runSecret,
 		},
 		{
-			name: "which", args: "NAME PATH", group: groupLook, min: 2, max: 2, asks: true,
+			name: "which", args: "NAME… PATH", group: groupLook, min: 2, max: -1, asks: true,
 			summary: "tell which layers of an instance hold a file, and which wins",
 			help: `Lists the layers that hold a path, the highest first: upper is what the server itself wrote,
 then come the overlays and the game. One wins; a directory's content is merged from all that
-are not hidden. PATH is written as for left4ctl overlay put.
+are not hidden. PATH is written as for left4ctl overlay put.` + showHelp + `
 
-The exit status is 1 if the server does not see such a file.
+The exit status is 1 if a server does not see such a file.
 
---json prints an array of objects with layer, kind (file, directory, opaque, link, whiteout,
-other), hidden and wins.`,
+--json prints an array of objects with instance, layer, kind (file, directory, opaque, link,
+whiteout, other), hidden and wins.`,
 			flags: tableFlags, run: runWhich,
 		},
 		{
-			name: "diff", args: "NAME", group: groupLook, min: 1, max: 1, asks: true,
+			name: "diff", args: "NAME…", group: groupLook, min: 1, max: -1, asks: true,
 			summary: "list what a server itself changed",
 			help: `Lists the files that a server itself added, changed, replaced or removed, against the layers
-below it.
+below it.` + showHelp + `
 
---json prints an array of objects with path, change (added, changed, replaced, removed) and
-size (bytes).`,
+--json prints an array of objects with instance, path, change (added, changed, replaced,
+removed) and size (bytes).`,
 			flags: tableFlags, run: runDiff,
 		},
 		{
@@ -243,14 +251,14 @@ have that follow it (left4ctl create NAME --blueprint BLUEPRINT).`,
 			flags: blueprintFlags, run: runBlueprintCreate,
 		},
 		{
-			name: "blueprint configure", args: "NAME [KEY=VALUE]…", group: groupBlueprints, min: 1, max: -1, asks: true,
+			name: "blueprint configure", args: "NAME… [KEY=VALUE]…", group: groupBlueprints, min: 1, max: -1, asks: true,
 			summary: "change a blueprint",
 			help: `Changes what is given and leaves the rest. The servers that follow it have it from their next
 start, limits at once. --dry-run prints the lines that would change and which servers would
 then ask for a restart.
 
 What the flags set can be written as KEY=VALUE too: arguments, config, overlays, and each
-limit by its own name, as MemoryMax=2G.` + listHelp,
+limit by its own name, as MemoryMax=2G.` + listHelp + patternHelp,
 			flags: blueprintConfigureFlags, run: runBlueprintConfigure,
 		},
 		{
@@ -258,24 +266,24 @@ limit by its own name, as MemoryMax=2G.` + listHelp,
 			summary: "list the blueprints",
 			help: `Lists the blueprints.
 
---json prints an array of objects with name, owner (uid), overlays (name and alias, highest
-precedence first), limits (as in a unit file), instances (that follow it) and object (the
-path on the bus).`,
+--json prints an array of objects with name, owner (uid), owner_name ("" for none), overlays
+(name and alias, highest precedence first), limits (as in a unit file), instances (that follow
+it) and object (the path on the bus).`,
 			flags: tableFlags, run: runBlueprintList,
 		},
 		{
-			name: "blueprint show", args: "NAME", group: groupBlueprints, min: 1, max: 1,
+			name: "blueprint show", args: "NAME…", group: groupBlueprints, min: 1, max: -1,
 			summary: "show a blueprint",
-			help: `Shows all of a blueprint that you may see.
+			help: `Shows all of a blueprint that you may see.` + showHelp + `
 
 --json prints an object: the fields of blueprint list, and arguments and config (null if you
-may not see them).`,
+may not see them). For several, or a pattern, it is an array of them.`,
 			flags: jsonFlag, run: runBlueprintShow,
 		},
 		{
 			name: "blueprint delete", args: "NAME…", group: groupBlueprints, min: 1, max: -1, asks: true,
 			summary: "remove a blueprint that nobody follows",
-			help:    `Removes blueprints. One that instances follow stays. Deleting what is not there succeeds.`,
+			help:    `Removes blueprints. One that instances follow stays. Deleting what is not there succeeds.` + patternHelp,
 			run:     runBlueprintDelete,
 		},
 		{
@@ -286,10 +294,10 @@ empty until files are imported or put into it.`,
 			flags: keepFlag, run: runOverlayCreate,
 		},
 		{
-			name: "overlay configure", args: "NAME", group: groupOverlays, min: 1, max: 1, asks: true,
+			name: "overlay configure", args: "NAME…", group: groupOverlays, min: 1, max: -1, asks: true,
 			summary: "change how many revisions of an overlay are kept",
 			help: `Changes how many revisions older than the current one stay on disk for a rollback. Whatever an
-instance needs stays besides.`,
+instance needs stays besides.` + patternHelp,
 			flags: keepFlag, run: runOverlayConfigure,
 		},
 		{
@@ -303,7 +311,7 @@ it has. A directory or .zip is packed by this command, so the import ends with i
 			flags: overlayImportFlags, run: runOverlayImport,
 		},
 		{
-			name: "overlay build", args: "NAME", group: groupOverlays, min: 1, max: 1, asks: true,
+			name: "overlay build", args: "NAME…", group: groupOverlays, min: 1, max: -1, asks: true,
 			summary: "build an overlay that is built and not imported",
 			help:    `Makes a new revision of an overlay whose type makes its files itself.` + jobHelp,
 			flags:   jobFlags, run: runOverlayBuild,
@@ -313,27 +321,28 @@ it has. A directory or .zip is packed by this command, so the import ends with i
 			summary: "list the overlays",
 			help: `Lists the overlays.
 
---json prints an array of objects with name, id, type, owner (uid), state (ready, building,
-failed, empty), cause, revision (the current one, 0 for none), files, size (bytes) and object
-(the path on the bus).`,
+--json prints an array of objects with name, id, type, owner (uid), owner_name ("" for none),
+state (ready, building, failed, empty), cause, revision (the current one, 0 for none), files,
+size (bytes) and object (the path on the bus).`,
 			flags: tableFlags, run: runOverlayList,
 		},
 		{
-			name: "overlay show", args: "NAME", group: groupOverlays, min: 1, max: 1,
+			name: "overlay show", args: "NAME…", group: groupOverlays, min: 1, max: -1,
 			summary: "show an overlay",
-			help: `Shows all of an overlay that you may see.
+			help: `Shows all of an overlay that you may see.` + showHelp + `
 
 --json prints an object: the fields of overlay list, and keep (null if you may not see it) and
-revisions (as overlay revisions prints them).`,
+revisions (as overlay revisions prints them, without overlay). For several, or a pattern, it
+is an array of them.`,
 			flags: jsonFlag, run: runOverlayShow,
 		},
 		{
-			name: "overlay revisions", args: "NAME", group: groupOverlays, min: 1, max: 1,
+			name: "overlay revisions", args: "NAME…", group: groupOverlays, min: 1, max: -1,
 			summary: "list the revisions of an overlay that are on disk",
-			help: `Lists the revisions that are on disk, the oldest first.
+			help: `Lists the revisions that are on disk, the oldest first.` + showHelp + `
 
---json prints an array of objects with revision, current, published (RFC 3339, or null), files
-and size (bytes).`,
+--json prints an array of objects with overlay, revision, current, published (RFC 3339, or
+null), files and size (bytes).`,
 			flags: tableFlags, run: runOverlayRevisions,
 		},
 		{
@@ -407,7 +416,7 @@ this command, so the import ends with it; --no-wait stays until all is packed.`,
 			summary: "list the revisions of the game that are on disk",
 			help: `Lists the revisions that are on disk, the oldest first.
 
---json prints an array of objects as overlay revisions does.`,
+--json prints an array of objects as overlay revisions does, without overlay.`,
 			flags: tableFlags, run: runGameRevisions,
 		},
 		{
