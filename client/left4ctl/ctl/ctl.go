@@ -24,6 +24,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/spf13/pflag"
 	"golang.org/x/term"
@@ -65,6 +66,9 @@ type invocation struct {
 	stderr   *output
 	terminal bool // standard error is one
 	root     bool // we are, whom polkit is never asked about
+	tty      bool // standard output is a terminal
+	colors   bool // and may be coloured
+	now      func() time.Time
 	dial     func(context.Context) (*client.Client, error)
 
 	quiet         bool
@@ -87,6 +91,7 @@ type invocation struct {
 	recursive     bool
 	revision      uint32
 	instance      string
+	filters       filters
 
 	c      *client.Client
 	agent  *agent
@@ -136,6 +141,9 @@ func newInvocation(ctx context.Context, version string, stdin io.Reader, stdout,
 		stdin: stdin, stdout: &output{w: stdout}, stderr: &output{w: stderr},
 		terminal: isTerminal(stderr),
 		root:     os.Geteuid() == 0,
+		tty:      isTerminal(stdout),
+		colors:   wantsColors(isTerminal(stdout), os.Getenv),
+		now:      time.Now,
 		dial:     client.Dial,
 	}
 }

@@ -7,12 +7,10 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"os/exec"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 
 	"github.com/spf13/pflag"
 
@@ -185,168 +183,6 @@ func runLifecycle(call func(*client.Client, context.Context, string, client.JobO
 	}
 }
 
-// instanceJSON is an instance in list --json and, with the second half, in status --json.
-type instanceJSON struct {
-	Name         string `json:"name"`
-	Label        string `json:"label"`
-	State        string `json:"state"`
-	DesiredState string `json:"desired_state"`
-	Cause        string `json:"cause"`
-	Blueprint    string `json:"blueprint"`
-	Port         uint16 `json:"port"`
-	Object       string `json:"object"`
-}
-
-type statusJSON struct {
-	instanceJSON
-	Overlays       []overlayJSON     `json:"overlays"`
-	Unit           string            `json:"unit"`
-	Owner          uint32            `json:"owner"`
-	Drifted        bool              `json:"drifted"`
-	PendingRestart bool              `json:"pending_restart"`
-	MainPID        uint32            `json:"main_pid"`
-	StateSince     *string           `json:"state_since"`
-	Restarts       uint32            `json:"restarts"`
-	Limits         map[string]string `json:"limits"`
-}
-
-type overlayJSON struct {
-	Name  string `json:"name"`
-	Alias string `json:"alias"`
-}
-
-type serviceJSON struct {
-	Version      string         `json:"version"`
-	GameRevision uint32         `json:"game_revision"`
-	Instances    int            `json:"instances"`
-	States       map[string]int `json:"states"`
-}
-
-func asJSON(i client.InstanceSummary) instanceJSON {
-	return instanceJSON{i.Name, i.Label, i.State, i.DesiredState, i.Cause, i.Blueprint, i.Port, string(i.Object)}
-}
-
-func runList(v *invocation) error {
-	c, err := v.connect()
-	if err != nil {
-		return err
-	}
-	list, err := c.ListInstances(v.ctx)
-	if err != nil {
-		return v.failed("list the instances", "", err)
-	}
-	if v.json {
-		all := make([]instanceJSON, 0, len(list))
-		for _, i := range list {
-			all = append(all, asJSON(i))
-		}
-		return printJSON(v.stdout, all)
-	}
-	headings := []string{"NAME", "STATE", "DESIRED", "PORT", "LABEL", "CAUSE"}
-	bound := slices.ContainsFunc(list, func(i client.InstanceSummary) bool { return i.Blueprint != "" })
-	if bound {
-		headings = slices.Insert(headings, 4, "BLUEPRINT")
-	}
-	var rows [][]string
-	for _, i := range list {
-		row := []string{i.Name, i.State, i.DesiredState, strconv.Itoa(int(i.Port)), i.Label, i.Cause}
-		if bound {
-			row = slices.Insert(row, 4, i.Blueprint)
-		}
-		rows = append(rows, row)
-	}
-	v.table(headings, rows, "instance")
-	return nil
-}
-
-func runStatus(v *invocation) error {
-	c, err := v.connect()
-	if err != nil {
-		return err
-	}
-	if len(v.args) == 0 {
-		return v.serviceStatus(c)
-	}
-	name := v.args[0]
-	i, err := c.GetInstance(v.ctx, name)
-	if client.IsNoSuchInstance(err) {
-		v.failed("show", name, err)
-		return exitCode(exitUnknown)
-	}
-	if err != nil {
-		return v.failed("show", name, err)
-	}
-	if err := v.showInstance(i); err != nil {
-		return err
-	}
-	if i.Drifted && !v.json && !v.quiet {
-		if i.DesiredState == "running" {
-			v.hint("it should be running: left4ctl start " + name + " (left4ctl stop " + name + " if it should not)")
-		} else {
-			v.hint("it should be stopped: left4ctl stop " + name + " (left4ctl start " + name + " if it should not)")
-		}
-	}
-	if i.PendingRestart && !v.json && !v.quiet {
-		v.hint("its definition, an overlay or the game has changed since it was started: left4ctl restart " + name)
-	}
-	if i.State == "stopped" || i.State == "failed" {
-		return exitCode(exitStopped)
-	}
-	return nil
-}
-
-func (v *invocation) showInstance(i client.Instance) error {
-	names, values := shownLimits(i.Limits)
-	if v.json {
-		s := statusJSON{
-			instanceJSON: asJSON(i.InstanceSummary), Overlays: []overlayJSON{}, Unit: i.Unit, Owner: i.Owner,
-			Drifted: i.Drifted, PendingRestart: i.PendingRestart, MainPID: i.MainPID, StateSince: stamp(i.StateSince),
-			Restarts: i.Restarts, Limits: map[string]string{},
-		}
-		for _, o := range i.Overlays {
-			s.Overlays = append(s.Overlays, overlayJSON(o))
-		}
-		for n := range names {
-			s.Limits[names[n]] = values[n]
-		}
-		return printJSON(v.stdout, s)
-	}
-	title := i.Name
-	if i.Label != "" {
-		title += " - " + i.Label
-	}
-	fmt.Fprintln(v.stdout, clean(title))
-	state := i.State
-	if since := when(i.StateSince); since != "" {
-		state += " since " + since
-	}
-	desired := i.DesiredState
-	if i.Drifted {
-		desired += " (drifted)"
-	}
-	if i.PendingRestart {
-		desired += " (restart pending)"
-	}
-	pid := ""
-	if i.MainPID != 0 {
-		pid = strconv.FormatUint(uint64(i.MainPID), 10)
-	}
-	v.sheet([][2]string{
-		{"State", state},
-		{"Desired", desired},
-		{"Cause", i.Cause},
-		{"Port", strconv.Itoa(int(i.Port))},
-		{"Blueprint", i.Blueprint},
-		{"Overlays", shownOverlays(i.Overlays)},
-		{"Limits", assigned(names, values)},
-		{"Main PID", pid},
-		{"Restarts", strconv.FormatUint(uint64(i.Restarts), 10)},
-		{"Owner", userName(i.OwnerName, i.Owner)},
-		{"Unit", i.Unit},
-	})
-	return nil
-}
-
 // shownOverlays are overlays as --overlay takes them.
 func shownOverlays(list []client.Overlay) string {
 	var all []string
@@ -372,43 +208,6 @@ func assigned(names, values []string) string {
 	return strings.Join(all, ", ")
 }
 
-func (v *invocation) serviceStatus(c *client.Client) error {
-	service, err := c.Service(v.ctx)
-	if err != nil {
-		return v.failed("show the state of left4d", "", err)
-	}
-	list, err := c.ListInstances(v.ctx)
-	if err != nil {
-		return v.failed("list the instances", "", err)
-	}
-	states := map[string]int{}
-	for _, i := range list {
-		states[i.State]++
-	}
-	if v.json {
-		return printJSON(v.stdout, serviceJSON{service.Version, service.GameRevision, len(list), states})
-	}
-	game := "not installed"
-	if service.GameRevision != 0 {
-		game = fmt.Sprintf("revision %d", service.GameRevision)
-	}
-	var parts []string
-	for _, state := range []string{"running", "starting", "restarting", "stopping", "stopped", "failed"} {
-		if states[state] > 0 {
-			parts = append(parts, fmt.Sprintf("%d %s", states[state], state))
-		}
-	}
-	instances := strconv.Itoa(len(list))
-	if len(parts) > 0 {
-		instances += " (" + strings.Join(parts, ", ") + ")"
-	}
-	v.sheet([][2]string{{"left4d", service.Version}, {"Game", game}, {"Instances", instances}})
-	if service.GameRevision == 0 && !v.quiet {
-		v.hint(importHint)
-	}
-	return nil
-}
-
 // userName is the name of a user as left4d tells it, or the uid of one who has none. Who has that uid here is another
 // question, which over ssh has another answer.
 func userName(name string, uid uint32) string {
@@ -420,35 +219,6 @@ func userName(name string, uid uint32) string {
 
 // validName is what left4d takes for a name. It is checked here only where a name does not go to left4d.
 var validName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,63}$`)
-
-// runLogs becomes journalctl: it follows, pages and filters by rights better than we could.
-func runLogs(v *invocation) error {
-	name := v.args[0]
-	if !validName.MatchString(name) {
-		return fmt.Errorf("cannot show the log of %s: it is no name of an instance", name)
-	}
-	args := []string{"journalctl", "-u", "left4-server@" + name + ".service"}
-	if v.lines != "" {
-		if _, err := strconv.ParseUint(v.lines, 10, 31); err != nil && v.lines != "all" {
-			return usagef("--lines: %q is no number", v.lines)
-		}
-		args = append(args, "-n", v.lines)
-	}
-	if v.follow {
-		args = append(args, "-f")
-	}
-	program, err := exec.LookPath("journalctl")
-	if err != nil {
-		return fmt.Errorf("cannot show the log of %s: journalctl is not installed", name)
-	}
-	err = syscall.Exec(program, args, os.Environ())
-	return fmt.Errorf("cannot show the log of %s: %s: %w", name, program, err)
-}
-
-func logsFlags(v *invocation, fs *pflag.FlagSet) {
-	fs.StringVarP(&v.lines, "lines", "n", "", "show the newest `N` lines, or all")
-	fs.BoolVarP(&v.follow, "follow", "f", false, "go on showing new lines")
-}
 
 func initializeFlags(v *invocation, fs *pflag.FlagSet) {
 	fs.StringVarP(&v.file, "file", "f", "", "the spec `FILE`, - for standard input")

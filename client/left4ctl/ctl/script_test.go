@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -35,6 +36,7 @@ func TestMain(m *testing.M) {
 			return c, err
 		}
 		v.root = os.Getenv("TEST_USER") == "" // whoever runs the tests
+		v.now = func() time.Time { return time.Unix(1700003600, 0) }
 		os.Exit(v.run(os.Args[1:]))
 	}})
 }
@@ -43,7 +45,7 @@ func TestMain(m *testing.M) {
 //
 //	left4d instance NAME PORT [Property=value…]   define an instance
 //	left4d state NAME STATE                       the state that it is in
-//	left4d pending NAME                           it asks for a restart
+//	left4d pending NAME [WHY]                     it asks for a restart
 //	left4d limits NAME [Limit=NUMBER…]            its limits, in its definition and as a property
 //	left4d overlay NAME [PATH=TEXT…]              define an overlay with these files
 //	left4d publish NAME [PATH=TEXT…]              give it a new revision, with these files over the others
@@ -76,12 +78,31 @@ func TestScripts(t *testing.T) {
 			env.Values["left4d"] = clienttest.StartDaemon(tb, bus)
 			env.Setenv("DBUS_SYSTEM_BUS_ADDRESS", bus.Address)
 			env.Setenv("TZ", "UTC")
+			bin := filepath.Join(env.WorkDir, ".bin")
+			if err := os.Mkdir(bin, 0o755); err != nil {
+				return err
+			}
+			if err := os.WriteFile(filepath.Join(bin, "journalctl"), []byte(fakeJournalctl), 0o755); err != nil {
+				return err
+			}
+			env.Setenv("PATH", bin+":"+env.Getenv("PATH"))
 			env.Setenv("GORACE", "atexit_sleep_ms=0") // else each left4ctl of a test with -race stays for a second
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){"left4d": steer, "zip": zipFiles, "cmpsorted": compareSorted},
 	})
 }
+
+// fakeJournalctl answers with the file that JOURNAL names, once it has written its arguments to that of JOURNAL_CALLS.
+const fakeJournalctl = `#!/bin/sh
+if [ -n "$JOURNAL_CALLS" ]; then
+	for a; do printf '<%s>' "$a"; done >>"$JOURNAL_CALLS"
+	echo >>"$JOURNAL_CALLS"
+fi
+[ -z "$JOURNAL" ] || cat "$JOURNAL"
+[ -z "$JOURNAL_ERROR" ] || echo "$JOURNAL_ERROR" >&2
+exit ${JOURNAL_EXIT:-0}
+`
 
 // compareSorted is cmp without an order of lines: cmpsorted stdout FILE.
 func compareSorted(ts *testscript.TestScript, neg bool, args []string) {
@@ -124,7 +145,7 @@ func steer(ts *testscript.TestScript, neg bool, args []string) {
 	case "state":
 		d.SetProperties(args[0], map[string]any{"State": args[1]})
 	case "pending":
-		d.SetProperties(args[0], map[string]any{"PendingRestart": true})
+		d.SetProperties(args[0], map[string]any{"PendingRestart": true, "PendingCause": unescape(strings.Join(args[1:], " "))})
 	case "limits":
 		limits := map[string]dbus.Variant{}
 		for _, a := range args[1:] {

@@ -165,30 +165,35 @@ with the blueprints and overlays that they need. Neither the files of overlays n
 password is in it. On the same host, apply with it changes nothing.` + showHelp,
 			run: runExport,
 		}, {
-			name: "list", group: groupLook,
+			name: "list", args: "[NAME]…", group: groupLook, max: -1,
 			summary: "list the instances",
-			help: `Lists the instances.
+			help: `Lists the instances, or those that are named. A NAME may be a pattern with *, ? and […], in
+quotes so that the shell leaves it alone.
 
 --json prints an array of objects with name, label, state (stopped, starting, running,
-stopping, restarting, failed), desired_state (running, stopped), cause, blueprint, port
-and object (the path on the bus).`,
-			flags: tableFlags, run: runList,
+stopping, restarting, failed), desired_state (running, stopped), cause, blueprint ("" for
+none), port, object (the path on the bus), overlays (name and alias, highest precedence
+first), unit, owner (uid), owner_name ("" for none), drifted, pending_restart, pending_cause,
+main_pid (0 for none), state_since (RFC 3339, or null), restarts, limits (as in a unit file)
+and job (what is at work on it: id, kind, target, state, progress from 0 to 1 or null, and
+status; or null).`,
+			flags: listFlags, run: runList,
 		},
 		{
-			name: "status", args: "[NAME]", group: groupLook, max: 1,
-			summary: "show an instance, or left4d itself",
-			help: `Shows all that is known of an instance; overlays and limits are those that it has of its
-blueprint, too. Without a NAME it shows the version of left4d, the
-game and how many instances there are.
+			name: "status", args: "[NAME]…", group: groupLook, max: -1,
+			summary: "show instances and their last log lines, or left4d itself",
+			help: `Shows all that is known of an instance, and the newest lines of its log; overlays and limits
+are those that it has of its blueprint, too. Without a NAME it shows the version of left4d,
+the game, which instances need somebody and why, and the jobs that are under way.` + showHelp + `
 
-The exit status is 3 if the instance is stopped or failed, 4 if there is none of that name.
+The exit status is 3 if the instance is stopped or failed, 4 if there is none of that name;
+of several it is that of the first that has one.
 
---json prints an object: the fields of list, and overlays (name and alias, highest
-precedence first), unit, owner (uid), drifted, pending_restart, main_pid (0 for none),
-state_since (RFC 3339, or null), restarts, limits (as in a unit file). Without a NAME
-the fields are version, game_revision (0 for none), instances and states (how many
-instances are in each).`,
-			flags: jsonFlag, run: runStatus,
+--json prints an object with the fields of list. For several, or a pattern, it is an array
+of them. Without a NAME the fields are version, since (RFC 3339, or null), game_revision (0
+for none), instances, states (how many instances are in each), attention (an array with the
+fields of list) and jobs (an array with those of job in list).`,
+			flags: statusFlags, run: runStatus,
 		},
 		{
 			name: "logs", args: "NAME", group: groupLook, min: 1, max: 1,
