@@ -193,7 +193,7 @@ func (v *invocation) some(c *client.Client, steps []step) (int, error) {
 func (v *invocation) took(s step) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	fmt.Fprintln(v.stdout, clean(s.String()))
+	v.board.line(v.stdout, clean(s.String()))
 }
 
 // stepFailed tells an error; hints that speak of an instance by its name would miss it here.
@@ -273,7 +273,7 @@ func (v *invocation) deletions(c *client.Client, all []step) (int, error) {
 		}
 		f := follower{s, job, make(chan error, 1)}
 		go func() {
-			steps := steps{v: v, name: s.name}
+			steps := v.steps(s.name)
 			_, err := job.Wait(v.ctx, steps.show)
 			steps.finish()
 			f.end <- err

@@ -65,6 +65,7 @@ type invocation struct {
 	stdout   *output
 	stderr   *output
 	terminal bool // standard error is one
+	live     bool // and can show a board
 	root     bool // we are, whom polkit is never asked about
 	tty      bool // standard output is a terminal
 	colors   bool // and may be coloured
@@ -92,10 +93,12 @@ type invocation struct {
 	revision      uint32
 	instance      string
 	filters       filters
+	jobFilters    jobFilters
 
 	c      *client.Client
 	agent  *agent
 	all    known
+	board  *board
 	mu     sync.Mutex      // one line at a time
 	hinted map[string]bool // what has been hinted at
 }
@@ -136,16 +139,19 @@ func Run(ctx context.Context, version string, args []string, stdin io.Reader, st
 }
 
 func newInvocation(ctx context.Context, version string, stdin io.Reader, stdout, stderr io.Writer) *invocation {
-	return &invocation{
+	v := &invocation{
 		ctx: ctx, version: version,
 		stdin: stdin, stdout: &output{w: stdout}, stderr: &output{w: stderr},
 		terminal: isTerminal(stderr),
+		live:     wantsBoard(isTerminal(stderr), os.Getenv),
 		root:     os.Geteuid() == 0,
 		tty:      isTerminal(stdout),
 		colors:   wantsColors(isTerminal(stdout), os.Getenv),
 		now:      time.Now,
 		dial:     client.Dial,
 	}
+	v.board = &board{v: v, size: func() (width, height int) { return terminalSize(stderr) }}
+	return v
 }
 
 func (v *invocation) run(args []string) int {
@@ -314,13 +320,13 @@ func (v *invocation) say(format string, args ...any) {
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	fmt.Fprintln(v.stderr, clean(fmt.Sprintf(format, args...)))
+	v.board.line(v.stderr, clean(fmt.Sprintf(format, args...)))
 }
 
 func (v *invocation) complain(text string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	fmt.Fprintln(v.stderr, "left4ctl: "+clean(text))
+	v.board.line(v.stderr, "left4ctl: "+clean(text))
 }
 
 func (v *invocation) hint(text string) {
@@ -337,7 +343,7 @@ func (v *invocation) hint(text string) {
 		v.hinted = map[string]bool{}
 	}
 	v.hinted[text] = true
-	fmt.Fprintln(v.stderr, "left4ctl: hint: "+clean(text))
+	v.board.line(v.stderr, "left4ctl: hint: "+clean(text))
 }
 
 func isTerminal(stream any) bool {

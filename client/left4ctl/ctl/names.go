@@ -157,34 +157,35 @@ func (v *invocation) selected(noun string, given []string) (names []string, err 
 	return names, err
 }
 
-// show prints what there is to know of each name: as JSON one object if one is asked for, else an array; as text one
-// below the other. It tells of those that it cannot show, and then fails.
+// show prints what there is to know of each name, and tells of those that it cannot show.
 func show[T any](v *invocation, names []string, get func(name string) (T, error), asJSON func(T) any, print func(T)) error {
 	answers := ask(v, names, get)
-	result := refusals(v, "show", answers)
+	return firstOf(refusals(v, "show", answers), printShown(v, answers, asJSON, print))
+}
+
+// printShown prints what there are answers of: as JSON one object if one thing was asked for by its name, else an array;
+// as text one below the other.
+func printShown[T any](v *invocation, answers []answer[T], asJSON func(T) any, print func(T)) error {
 	all := []any{}
 	for _, a := range answers {
-		switch {
-		case a.err != nil:
+		if a.err != nil {
 			continue
-		case !v.json && len(all) > 0:
+		}
+		if !v.json && len(all) > 0 {
 			fmt.Fprintln(v.stdout)
-			fallthrough
-		case !v.json:
+		}
+		if !v.json {
 			print(a.value)
 		}
 		all = append(all, asJSON(a.value))
 	}
-	if !v.json {
-		return result
+	switch {
+	case !v.json, one(v.args) && len(all) == 0:
+		return nil
+	case one(v.args):
+		return printJSON(v.stdout, all[0])
 	}
-	if one(v.args) && len(all) == 1 {
-		return firstOf(printJSON(v.stdout, all[0]), result)
-	}
-	if one(v.args) {
-		return result
-	}
-	return firstOf(printJSON(v.stdout, all), result)
+	return printJSON(v.stdout, all)
 }
 
 func listVerb(noun string) string {

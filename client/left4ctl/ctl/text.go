@@ -151,7 +151,7 @@ func painted(color, text string) string {
 
 // wantsColors tells whether output may be coloured: on a terminal that can, where nobody said no (no-color.org).
 func wantsColors(terminal bool, getenv func(string) string) bool {
-	return terminal && getenv("NO_COLOR") == "" && getenv("TERM") != "dumb"
+	return terminal && getenv("NO_COLOR") == "" && !dumb(getenv("TERM"))
 }
 
 // wide are the characters that take two columns of a terminal.

@@ -58,26 +58,6 @@ func FuzzClean(f *testing.F) {
 	})
 }
 
-func TestImportOnATerminalIsOneLineThatMoves(t *testing.T) {
-	var out strings.Builder
-	v := newInvocation(t.Context(), "", nil, nil, &out)
-	v.terminal = true
-	s := steps{v: v, name: "game.tar"}
-	for _, i := range []client.JobInfo{{Status: "reading", Progress: -1}, {Status: "1 file\x1b[2J", Progress: 0.5}, {Status: "2 files", Progress: 1.5}} {
-		i.Kind, i.State = "import-game", client.JobRunning
-		s.show(i)
-	}
-	s.finish()
-	v.say("game.tar: imported")
-	want := "\rgame.tar: reading\x1b[K" +
-		"\rgame.tar: [###############...............]  50% 1 file\\x1b[2J\x1b[K" +
-		"\rgame.tar: [##############################] 150% 2 files\x1b[K\n" +
-		"game.tar: imported\n"
-	if out.String() != want {
-		t.Errorf("got  %q\nwant %q", out.String(), want)
-	}
-}
-
 func TestEveryVerbHasAllItsTexts(t *testing.T) {
 	seen := map[string]bool{}
 	for _, c := range verbs() {
@@ -154,7 +134,7 @@ func TestColorsAreForTerminalsThatWantThem(t *testing.T) {
 		term, noColor string
 		want          bool
 	}{
-		{true, "xterm", "", true}, {false, "xterm", "", false}, {true, "dumb", "", false}, {true, "xterm", "1", false}, {true, "", "", true},
+		{true, "xterm", "", true}, {false, "xterm", "", false}, {true, "dumb", "", false}, {true, "xterm", "1", false}, {true, "", "", false},
 	} {
 		env := map[string]string{"TERM": tt.term, "NO_COLOR": tt.noColor}
 		if got := wantsColors(tt.terminal, func(name string) string { return env[name] }); got != tt.want {

@@ -438,22 +438,31 @@ their next start.`,
 
 --json prints an array of objects with id, kind, target, state (queued, running, done,
 failed, canceled, timeout, skipped), cause and object (the path on the bus).`,
-			flags: tableFlags, run: runJobList,
+			flags: jobListFlags, run: runJobList,
 		},
 		{
-			name: "job show", args: "ID", group: groupJobs, min: 1, max: 1,
+			name: "job show", args: "ID…", group: groupJobs, min: 1, max: -1,
 			summary: "show a job",
 			help: `Shows all that is known of a job.
 
 --json prints an object: the fields of job list, and progress (0 to 1, or null), status (the
-step it is at), requester (uid), created, started, finished (RFC 3339, or null), cancelable.`,
+step it is at), requester (uid), requester_name ("" for none), timeout (seconds, or null),
+created, started, finished (RFC 3339, or null), cancelable. For several it is an array.`,
 			flags: jsonFlag, run: runJobShow,
 		},
 		{
-			name: "job cancel", args: "ID", group: groupJobs, min: 1, max: 1, asks: true,
+			name: "job cancel", args: "ID…", group: groupJobs, min: 1, max: -1, asks: true,
 			summary: "end a job",
 			help:    `Asks for the end of a job that is queued or running.`,
 			run:     runJobCancel,
+		},
+		{
+			name: "job wait", args: "ID…", group: groupJobs, min: 1, max: -1,
+			summary: "wait until a job has ended",
+			help: `Follows jobs to their ends and shows their steps. The exit status is 1 if one of them did not do
+what it was asked for. ID may also be a path, as --no-wait prints it. Ctrl-C ends the waiting,
+not the job.`,
+			run: runJobWait,
 		},
 		{
 			name: "version", group: groupOther,
