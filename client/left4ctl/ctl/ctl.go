@@ -94,6 +94,8 @@ type invocation struct {
 	instance      string
 	filters       filters
 	jobFilters    jobFilters
+	log           logFlags
+	audit         auditFlags
 
 	c      *client.Client
 	agent  *agent

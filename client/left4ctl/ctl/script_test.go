@@ -2,6 +2,7 @@ package ctl
 
 import (
 	"archive/zip"
+	"bufio"
 	"context"
 	"fmt"
 	"io"
@@ -89,16 +90,36 @@ func TestScripts(t *testing.T) {
 			env.Setenv("GORACE", "atexit_sleep_ms=0") // else each left4ctl of a test with -race stays for a second
 			return nil
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"left4d": steer, "zip": zipFiles, "cmpsorted": compareSorted},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"left4d": steer, "zip": zipFiles, "cmpsorted": compareSorted, "awaitline": awaitLine},
 	})
 }
 
-// fakeJournalctl answers with the file that JOURNAL names, once it has written its arguments to that of JOURNAL_CALLS.
+// awaitLine waits until a program in the background has written a line to a file: awaitline FILE TEXT.
+func awaitLine(ts *testscript.TestScript, neg bool, args []string) {
+	f, err := os.Open(ts.MkAbs(args[0])) // a FIFO
+	ts.Check(err)
+	defer f.Close()
+	for in := bufio.NewScanner(f); in.Scan(); {
+		if strings.Contains(in.Text(), args[1]) {
+			return
+		}
+	}
+	ts.Fatalf("no line has %q", args[1])
+}
+
+// fakeJournalctl answers with the file that JOURNAL names, or that of JOURNAL_MORE where it is to follow, once it has
+// written its arguments to that of JOURNAL_CALLS.
 const fakeJournalctl = `#!/bin/sh
 if [ -n "$JOURNAL_CALLS" ]; then
 	for a; do printf '<%s>' "$a"; done >>"$JOURNAL_CALLS"
 	echo >>"$JOURNAL_CALLS"
 fi
+case " $* " in
+*" --follow "*)
+	[ -z "$JOURNAL_MORE" ] || cat "$JOURNAL_MORE"
+	exec sleep 1000
+	;;
+esac
 [ -z "$JOURNAL" ] || cat "$JOURNAL"
 [ -z "$JOURNAL_ERROR" ] || echo "$JOURNAL_ERROR" >&2
 exit ${JOURNAL_EXIT:-0}

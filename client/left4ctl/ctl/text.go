@@ -46,10 +46,17 @@ func harmless(r rune) bool {
 // printJSON prints v, indented, on one or more lines. What encoding/json leaves as it is but a terminal would obey is
 // escaped too; such characters stand in strings only.
 func printJSON(w io.Writer, v any) error {
+	return encodeJSON(w, v, "  ")
+}
+
+// printJSONLine is printJSON on one line.
+func printJSONLine(w io.Writer, v any) error { return encodeJSON(w, v, "") }
+
+func encodeJSON(w io.Writer, v any, indent string) error {
 	var b strings.Builder
 	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false)
-	e.SetIndent("", "  ")
+	e.SetIndent("", indent)
 	if err := e.Encode(v); err != nil {
 		return err
 	}
@@ -101,38 +108,53 @@ func (v *invocation) paintedTable(headings []string, rows [][]string, noun strin
 	}
 }
 
-// grid prints rows below headings.
-func (v *invocation) grid(headings []string, rows [][]string, paint painter) {
+// grid prints rows below headings, and returns how wide its columns are.
+func (v *invocation) grid(headings []string, rows [][]string, paint painter) []int {
+	legend := !v.noLegend && !v.quiet
 	widths := make([]int, len(headings))
-	if !v.noLegend && !v.quiet {
-		rows = append([][]string{headings}, rows...)
-	} else {
-		headings = nil
+	widen := func(row []string) {
+		for i, cell := range row {
+			widths[i] = max(widths[i], columns(cell))
+		}
+	}
+	if legend {
+		widen(headings)
 	}
 	for _, row := range rows {
-		for i, cell := range row {
-			row[i] = orDash(clean(cell))
-			widths[i] = max(widths[i], columns(row[i]))
+		for i := range row {
+			row[i] = orDash(clean(row[i]))
 		}
+		widen(row)
+	}
+	if legend {
+		v.gridRow(widths, headings, nil)
 	}
 	for n, row := range rows {
-		var line strings.Builder
-		for i, cell := range row {
-			gap := ""
-			if i < len(row)-1 {
-				gap = strings.Repeat(" ", widths[i]-columns(cell)+2)
+		v.gridRow(widths, row, func(column int) string {
+			if paint == nil {
+				return ""
 			}
-			if paint != nil && v.colors && (n > 0 || headings == nil) {
-				at := n
-				if headings != nil {
-					at--
-				}
-				cell = painted(paint(at, i), cell)
-			}
-			line.WriteString(cell + gap)
-		}
-		fmt.Fprintln(v.stdout, line.String())
+			return paint(n, column)
+		})
 	}
+	return widths
+}
+
+// gridRow prints one row of a grid; a cell that is too wide makes its row longer.
+func (v *invocation) gridRow(widths []int, row []string, paint func(column int) string) {
+	var line strings.Builder
+	for i, cell := range row {
+		cell = orDash(clean(cell))
+		gap := ""
+		if i < len(row)-1 {
+			gap = strings.Repeat(" ", max(0, widths[i]-columns(cell))+2)
+		}
+		if paint != nil && v.colors {
+			cell = painted(paint(i), cell)
+		}
+		line.WriteString(cell + gap)
+	}
+	fmt.Fprintln(v.stdout, line.String())
 }
 
 // Colours, as systemd's tools use them (ECMA-48, SGR).

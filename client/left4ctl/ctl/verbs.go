@@ -196,11 +196,35 @@ fields of list) and jobs (an array with those of job in list).`,
 			flags: statusFlags, run: runStatus,
 		},
 		{
-			name: "logs", args: "NAME", group: groupLook, min: 1, max: 1,
-			summary: "show what a server wrote",
-			help: `Shows the journal of the server's unit with journalctl, which shows all of it only to root
-and the groups systemd-journal and adm.`,
+			name: "logs", args: "[NAME]…", group: groupLook, max: -1,
+			summary: "show what servers wrote",
+			help: `Shows the journal of the servers' units, or of all of them, with journalctl, which shows all
+of it only to root and the groups systemd-journal and adm. A NAME may be a pattern with *, ?
+and […], in quotes so that the shell leaves it alone; what is gone still has its log by its
+NAME.
+
+With --all there is also what left4d and systemd wrote about it: mounts, jobs, who wanted
+what. --cursor-file FILE goes on where the last call with this FILE ended.
+
+-o json is journalctl's own: an object a line.`,
 			flags: logsFlags, run: runLogs,
+		},
+		{
+			name: "audit", args: "[NAME]…", group: groupLook, max: -1,
+			summary: "tell who wanted to change what, and whether it was allowed",
+			help: `Lists the calls that would have changed something, or told a secret, as left4d wrote them into
+the journal, which shows them only to root and the groups systemd-journal and adm. With NAMEs,
+or patterns with *, ? and […] in quotes, only what was about such instances, overlays and
+blueprints. The newest comes last.
+
+The exit status is 1 if not all of it may be read.
+
+--json prints an object a line, with time (RFC 3339), uid (or null), user (its login name then,
+"" for none), method, action (of polkit), result (allowed, refused, failed), error (its name on
+the bus, or ""), instance, overlay, blueprint ("" for none), job (its number, or null), untold
+(how many more of this user were refused before it and not written down), sender (on the bus),
+message and cursor (of the journal).`,
+			flags: auditFlagSet, run: runAudit,
 		},
 		{
 			name: "preview", args: "NAME…", group: groupLook, min: 1, max: -1, asks: true,
