@@ -82,7 +82,7 @@ var keys = []key{
 	{
 		name: "restart", flag: "restart", value: "POLICY", usage: "when systemd restarts it: always, on-failure or no",
 		set: func(c *client.Config, text string) error {
-			if !slices.Contains([]string{"always", "on-failure", "no"}, text) {
+			if !slices.Contains(restartPolicies, text) {
 				return fmt.Errorf("%q is not known: use always, on-failure or no", text)
 			}
 			c.Restart = &text

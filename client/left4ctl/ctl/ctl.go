@@ -97,6 +97,8 @@ type invocation struct {
 	log           logFlags
 	audit         auditFlags
 
+	elsewhere bool // what is completed is about another machine
+
 	c      *client.Client
 	agent  *agent
 	all    known
@@ -157,6 +159,9 @@ func newInvocation(ctx context.Context, version string, stdin io.Reader, stdout,
 }
 
 func (v *invocation) run(args []string) int {
+	if len(args) > 0 && args[0] == "__complete" {
+		return v.runComplete(args[1:])
+	}
 	err := v.parse(args)
 	if err == nil {
 		err = v.command.run(v)

@@ -243,6 +243,9 @@ var jobStates = []string{
 	client.JobQueued, client.JobRunning, client.JobDone, client.JobFailed, client.JobCanceled, client.JobTimeout, client.JobSkipped,
 }
 
+// maxJobs is how many jobs left4d tells at most.
+const maxJobs = 10000
+
 // jobFilters are the jobs that job list shows.
 type jobFilters struct {
 	filter    client.JobFilter
@@ -257,13 +260,23 @@ func jobListFlags(v *invocation, fs *pflag.FlagSet) {
 	fs.StringVar(&f.filter.State, "state", "", "only jobs in that `STATE`")
 	fs.StringVar(&f.requester, "requester", "", "only jobs that `USER`, a name or uid, has asked for")
 	fs.BoolVar(&f.mine, "mine", false, "only jobs that you have asked for")
-	fs.Uint32VarP(&f.filter.Limit, "limit", "n", 0, "only the newest `N`, at most 10000 (100 if it is not given)")
+	fs.StringVarP(&v.lines, "lines", "n", "", "only the newest `N`, or all that left4d tells (100 if it is not given)")
 	tableFlags(v, fs)
 }
 
 // jobFilter makes the filter that goes to left4d.
 func (v *invocation) jobFilter() (client.JobFilter, error) {
 	f := v.jobFilters
+	if err := v.checkLines(); err != nil {
+		return f.filter, err
+	}
+	if n, err := strconv.ParseUint(v.lines, 10, 32); err == nil && n > 0 {
+		f.filter.Limit = uint32(min(n, maxJobs))
+	} else if err == nil {
+		return f.filter, usagef("--lines: 0 shows nothing")
+	} else if v.lines == "all" {
+		f.filter.Limit = maxJobs
+	}
 	switch {
 	case f.filter.State != "" && !slices.Contains(jobStates, f.filter.State):
 		return f.filter, &usageError{
@@ -271,8 +284,6 @@ func (v *invocation) jobFilter() (client.JobFilter, error) {
 		}
 	case f.mine && f.requester != "":
 		return f.filter, usagef("--mine and --requester exclude each other")
-	case f.filter.Limit == 0 && v.flags.Changed("limit"):
-		return f.filter, usagef("--limit: 0 shows nothing")
 	case f.requester != "":
 		uid, err := strconv.ParseUint(f.requester, 10, 32)
 		if err != nil {

@@ -86,6 +86,11 @@ func TestScripts(t *testing.T) {
 			if err := os.WriteFile(filepath.Join(bin, "journalctl"), []byte(fakeJournalctl), 0o755); err != nil {
 				return err
 			}
+			completions, err := filepath.Abs("../../../packaging/completions")
+			if err != nil {
+				return err
+			}
+			env.Setenv("COMPLETIONS", completions)
 			env.Setenv("PATH", bin+":"+env.Getenv("PATH"))
 			env.Setenv("GORACE", "atexit_sleep_ms=0") // else each left4ctl of a test with -race stays for a second
 			return nil
