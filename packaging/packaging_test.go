@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -81,6 +82,22 @@ func TestManualAndCompletionsKnowEveryVerbAndFlag(t *testing.T) {
 			if !slices.Contains(flags, "--"+flag) {
 				t.Errorf("--%s of %s is not completed", flag, verb)
 			}
+		}
+	}
+}
+
+func TestManualsAreWellFormed(t *testing.T) {
+	program, err := exec.LookPath("mandoc")
+	if err != nil {
+		t.Skip("mandoc is not installed")
+	}
+	pages, err := filepath.Glob("man/*.[1-8]")
+	if err != nil || len(pages) == 0 {
+		t.Fatal(pages, err)
+	}
+	for _, page := range pages {
+		if out, err := exec.Command(program, "-T", "lint", "-W", "warning", page).CombinedOutput(); err != nil {
+			t.Errorf("%s: %v\n%s", page, err, out)
 		}
 	}
 }
