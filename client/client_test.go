@@ -72,6 +72,7 @@ func TestWaitFollowsEveryStepOfTheJob(t *testing.T) {
 	}
 	expect(t, seen, steps{"queued", "running", "running rendering", "running waiting for systemd", "done waiting for systemd"})
 	expect(t, info.Kind+" "+info.Target, "start versus-1")
+	expect(t, fmt.Sprint(info.RequesterName, " ", info.Timeout), "root 10m0s")
 	expect(t, info.Finished.UTC(), time.UnixMicro(1700000002000000).UTC())
 	expect(t, d.Calls(), []string{"StartInstance versus-1 {} interactive"})
 }

@@ -91,8 +91,8 @@ func TestAnotherHostIsReachedThroughSSH(t *testing.T) {
 		t.Fatal(err)
 	}
 	expect(t, d.Calls(), []string{"StartInstance a {} interactive"})
-	next("job 1 added: start a by root", "job 1 changed [Started State]: running ", "job 1 changed [Progress Status]: running rendering",
-		"job 1 changed [Cancelable Finished State]: done rendering", "job 1 ended: start a done: ")
+	next("job 1 added: start a by root", "job 1 changed [Started State]: queued → running ", "job 1 changed [Progress Status]: running → running rendering",
+		"job 1 changed [Cancelable Finished State]: running → done rendering", "job 1 ended: start a done: ")
 
 	d.Stop()
 	next("gone with an error=false")

@@ -46,6 +46,7 @@ type InstanceAdded struct{ Instance Instance }
 // InstanceChanged tells that properties of an instance have changed.
 type InstanceChanged struct {
 	Instance Instance // as it is now
+	Before   Instance // as it was
 	Changed  []string
 }
 
@@ -66,6 +67,7 @@ type BlueprintAdded struct{ Blueprint BlueprintInfo }
 // BlueprintChanged tells that properties of a blueprint have changed.
 type BlueprintChanged struct {
 	Blueprint BlueprintInfo // as it is now
+	Before    BlueprintInfo // as it was
 	Changed   []string
 }
 
@@ -78,6 +80,7 @@ type OverlayAdded struct{ Overlay OverlayInfo }
 // OverlayChanged tells that properties of an overlay have changed.
 type OverlayChanged struct {
 	Overlay OverlayInfo // as it is now
+	Before  OverlayInfo // as it was
 	Changed []string
 }
 
@@ -90,6 +93,7 @@ type JobAdded struct{ Job JobInfo }
 // JobChanged tells that properties of a job have changed.
 type JobChanged struct {
 	Job     JobInfo // as it is now
+	Before  JobInfo // as it was
 	Changed []string
 }
 
@@ -97,11 +101,12 @@ type JobChanged struct {
 type JobEnded struct{ Job JobInfo }
 
 // JobForgotten tells that a job that has ended is in the history only.
-type JobForgotten struct{ ID uint32 }
+type JobForgotten struct{ Job JobInfo } // as it was
 
 // GameChanged tells that the game has another current revision, or other revisions on disk.
 type GameChanged struct {
 	Service ServiceInfo // as it is now
+	Before  ServiceInfo // as it was
 	Changed []string
 }
 
@@ -162,7 +167,7 @@ type viewer struct {
 	wake    chan struct{}
 
 	away    bool
-	owner   string                  // of me.left4 when it looked; "" where that changed meanwhile
+	owner   string                  // of me.left4, whom it asked
 	manager map[string]dbus.Variant // properties of the Manager
 	objects map[dbus.ObjectPath]map[string]dbus.Variant
 }
@@ -262,22 +267,20 @@ func (v *viewer) look(ctx context.Context, flags dbus.Flags, missed bool) error 
 		before := v.c.present()
 		s, err := v.snapshot(ctx, flags)
 		now := v.c.present()
-		v.owner = ""
-		if before == now {
-			v.owner = now
-		}
+		v.owner = before
 		switch again := attempt < 3; {
-		case err == nil && before != now && again:
-			// It was started for the question, or left: whose answers these are is not certain.
+		case err == nil && before == "" && again:
+			// It was started for the question. That is not told as something that has happened since.
 		case err == nil:
 			v.away, s.Missed = false, missed
 			return v.tell(s, nil)
-		case errors.Is(err, errNoReply) && now != "" && again:
-			// It left while it was asked, and may be back, or the bus has yet to say so.
-		case IsUnavailable(err) && v.c.conn.Context().Err() == nil && now == "":
-			return v.gone(err)
-		default:
+		case !IsUnavailable(err) || v.c.conn.Context().Err() != nil:
 			return err
+		case now == "":
+			return v.gone(err)
+		case !again:
+			return err
+			// Else it was away, or left while it was asked, and is back, or the bus has yet to say that it left.
 		}
 	}
 }
@@ -366,11 +369,12 @@ func (v *viewer) apply(ctx context.Context, s *dbus.Signal) error {
 		if dbus.Store(s.Body, &path, &interfaces) != nil {
 			return bad()
 		}
-		if v.objects[path] == nil || !slices.Contains(interfaces, kindOf(path)) {
+		values := v.objects[path]
+		if values == nil || !slices.Contains(interfaces, kindOf(path)) {
 			return nil
 		}
 		delete(v.objects, path)
-		return v.tell(removed(path), nil)
+		return v.tell(removed(path, values))
 	case s.Name == names.Properties+".PropertiesChanged":
 		var iface string
 		var values map[string]dbus.Variant
@@ -397,8 +401,9 @@ func (v *viewer) apply(ctx context.Context, s *dbus.Signal) error {
 		if len(differ) == 0 {
 			return nil
 		}
+		before := maps.Clone(known)
 		maps.Copy(known, values)
-		return v.tell(changed(s.Path, known, differ))
+		return v.tell(changed(s.Path, &properties{values: before}, &properties{values: known}, differ))
 
 	case s.Name == names.Manager+".InstanceStateChanged" && s.Path == names.Root:
 		var e InstanceStateChanged
@@ -455,36 +460,40 @@ func added(path dbus.ObjectPath, values map[string]dbus.Variant) (Event, error) 
 	return JobAdded{j}, err
 }
 
-func changed(path dbus.ObjectPath, values map[string]dbus.Variant, which []string) (Event, error) {
-	p := &properties{values: values}
+func changed(path dbus.ObjectPath, old, now *properties, which []string) (Event, error) {
 	switch kindOf(path) {
 	case names.Manager:
-		s, err := serviceInfo(p)
-		return GameChanged{s, which}, err
+		before, _ := serviceInfo(old)
+		s, err := serviceInfo(now)
+		return GameChanged{s, before, which}, err
 	case names.Instance:
-		i, err := instanceInfo(path, p)
-		return InstanceChanged{i, which}, err
+		before, _ := instanceInfo(path, old)
+		i, err := instanceInfo(path, now)
+		return InstanceChanged{i, before, which}, err
 	case names.Blueprint:
-		b, err := blueprintInfo(path, p)
-		return BlueprintChanged{b, which}, err
+		before, _ := blueprintInfo(path, old)
+		b, err := blueprintInfo(path, now)
+		return BlueprintChanged{b, before, which}, err
 	case names.Overlay:
-		o, err := overlayInfo(path, p)
-		return OverlayChanged{o, which}, err
+		before, _ := overlayInfo(path, old)
+		o, err := overlayInfo(path, now)
+		return OverlayChanged{o, before, which}, err
 	}
-	j, err := jobInfo(path, p)
-	return JobChanged{j, which}, err
+	before, _ := jobInfo(path, old)
+	j, err := jobInfo(path, now)
+	return JobChanged{j, before, which}, err
 }
 
-func removed(path dbus.ObjectPath) Event {
+func removed(path dbus.ObjectPath, values map[string]dbus.Variant) (Event, error) {
 	if name, ok := names.InstanceName(path); ok {
-		return InstanceRemoved{name}
+		return InstanceRemoved{name}, nil
 	}
 	if name, ok := names.BlueprintName(path); ok {
-		return BlueprintRemoved{name}
+		return BlueprintRemoved{name}, nil
 	}
 	if name, ok := names.OverlayName(path); ok {
-		return OverlayRemoved{name}
+		return OverlayRemoved{name}, nil
 	}
-	id, _ := names.JobID(path)
-	return JobForgotten{id}
+	j, err := jobInfo(path, &properties{values: values})
+	return JobForgotten{j}, err
 }

@@ -48,19 +48,19 @@ func line(e client.Event, err error) string {
 	case client.OverlayAdded:
 		return fmt.Sprintf("overlay %s added", e.Overlay.Name)
 	case client.OverlayChanged:
-		return fmt.Sprintf("overlay %s changed %v: revision %d", e.Overlay.Name, e.Changed, e.Overlay.Revision)
+		return fmt.Sprintf("overlay %s changed %v: revision %d → %d", e.Overlay.Name, e.Changed, e.Before.Revision, e.Overlay.Revision)
 	case client.OverlayRemoved:
 		return fmt.Sprintf("overlay %s removed", e.Name)
 	case client.JobAdded:
 		return fmt.Sprintf("job %d added: %s %s by %s", e.Job.ID, e.Job.Kind, e.Job.Target, e.Job.RequesterName)
 	case client.JobChanged:
-		return fmt.Sprintf("job %d changed %v: %s %s", e.Job.ID, e.Changed, e.Job.State, e.Job.Status)
+		return fmt.Sprintf("job %d changed %v: %s → %s %s", e.Job.ID, e.Changed, e.Before.State, e.Job.State, e.Job.Status)
 	case client.JobEnded:
 		return fmt.Sprintf("job %d ended: %s %s %s: %s", e.Job.ID, e.Job.Kind, e.Job.Target, e.Job.State, e.Job.Cause)
 	case client.JobForgotten:
-		return fmt.Sprintf("job %d forgotten", e.ID)
+		return fmt.Sprintf("job %d forgotten", e.Job.ID)
 	case client.GameChanged:
-		return fmt.Sprintf("game changed %v: %d of %d", e.Changed, e.Service.GameRevision, len(e.Service.GameRevisions))
+		return fmt.Sprintf("game changed %v: %d → %d of %d", e.Changed, e.Before.GameRevision, e.Service.GameRevision, len(e.Service.GameRevisions))
 	}
 	return fmt.Sprintf("%T", e)
 }
@@ -114,9 +114,9 @@ func TestWatchTellsAllThatHappens(t *testing.T) {
 	d.AddOverlay("sm", map[string]string{"a": "x"})
 	next("overlay sm added")
 	d.PublishOverlay("sm", map[string]string{"b": "y"})
-	next("overlay sm changed [Files Revision Revisions Size]: revision 2")
+	next("overlay sm changed [Files Revision Revisions Size]: revision 1 → 2")
 	d.AddGameRevision(8)
-	next("game changed [GameRevision GameRevisions]: 8 of 2")
+	next("game changed [GameRevision GameRevisions]: 7 → 8 of 2")
 
 	d.SetPlan("delete-overlay", clienttest.Plan{Steps: []clienttest.Step{{Status: "removing", Progress: 0.5}}, Forget: true})
 	job, err := c.DeleteOverlay(t.Context(), "sm", client.JobOptions{})
@@ -127,10 +127,10 @@ func TestWatchTellsAllThatHappens(t *testing.T) {
 		t.Fatal(err)
 	}
 	next("job 2 added: delete-overlay sm by root",
-		"job 2 changed [Started State]: running ",
-		"job 2 changed [Progress Status]: running removing",
+		"job 2 changed [Started State]: queued → running ",
+		"job 2 changed [Progress Status]: running → running removing",
 		"overlay sm removed",
-		"job 2 changed [Cancelable Finished State]: done removing",
+		"job 2 changed [Cancelable Finished State]: running → done removing",
 		"job 2 ended: delete-overlay sm done: ",
 		"job 2 forgotten")
 }

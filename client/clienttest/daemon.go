@@ -30,7 +30,8 @@ type Daemon struct {
 
 	mu        sync.Mutex
 	cond      *sync.Cond
-	conn      *dbus.Conn // nil while stopped
+	conn      *dbus.Conn      // nil while stopped
+	owed      *sync.WaitGroup // answers to calls that have come in
 	instances map[string]*Instance
 	jobs      map[uint32]*job
 	last      uint32
@@ -47,6 +48,7 @@ type Daemon struct {
 	answers     map[string]answer
 	more        bool // lists say that they left some out
 	permissions map[string]string
+	looks       int                                // how often somebody has asked for all objects
 	told        map[dbus.ObjectPath]map[string]any // properties of all objects as they were signalled last
 }
 
@@ -131,7 +133,16 @@ func StartDaemon(t testing.TB, bus *Bus) *Daemon {
 // Start puts it on the bus.
 func (d *Daemon) Start() {
 	d.t.Helper()
-	conn, err := dbus.Connect(d.bus.Address)
+	answers := new(sync.WaitGroup)
+	conn, err := dbus.Connect(d.bus.Address, dbus.WithIncomingInterceptor(func(msg *dbus.Message) {
+		if msg.Type == dbus.TypeMethodCall && msg.Flags&dbus.FlagNoReplyExpected == 0 {
+			answers.Add(1)
+		}
+	}), dbus.WithOutgoingInterceptor(func(msg *dbus.Message) {
+		if msg.Type == dbus.TypeMethodReply || msg.Type == dbus.TypeError {
+			answers.Done()
+		}
+	}))
 	if err != nil {
 		d.t.Fatal(err)
 	}
@@ -144,7 +155,7 @@ func (d *Daemon) Start() {
 		}
 	}
 	d.mu.Lock()
-	d.conn = conn // before the first call can come in
+	d.conn, d.owed = conn, answers // before the first call can come in
 	d.mu.Unlock()
 	// After Stop the bus may take a moment to see that the name is free; then it tells.
 	signals := make(chan *dbus.Signal, 16)
@@ -161,13 +172,16 @@ func (d *Daemon) Start() {
 	d.t.Fatal("the bus is gone")
 }
 
-// Stop takes it off the bus, as a crash does.
+// Stop takes it off the bus, as a crash does. All that it has signalled, or was asked, is on its way by then.
 func (d *Daemon) Stop() {
 	d.mu.Lock()
-	conn := d.conn
+	conn, owed := d.conn, d.owed
 	d.conn = nil
 	d.mu.Unlock()
 	if conn != nil {
+		owed.Wait()
+		// The bus reads nothing more of a connection that was closed before all was read that it had sent.
+		conn.BusObject().Call(names.Peer+".Ping", 0)
 		conn.Close()
 	}
 }
@@ -331,6 +345,17 @@ func (d *Daemon) AwaitHeld(kind string) {
 		}
 		d.cond.Wait()
 	}
+}
+
+// AwaitLooks returns how often somebody has asked for all objects, as a client does that watches, when that is at least
+// n times.
+func (d *Daemon) AwaitLooks(n int) int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for d.looks < n {
+		d.cond.Wait()
+	}
+	return d.looks
 }
 
 // Release ends all jobs that their plan holds.
@@ -928,6 +953,8 @@ func (o *objects) GetManagedObjects() (map[dbus.ObjectPath]map[string]map[string
 	d := (*Daemon)(o)
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.looks++
+	d.cond.Broadcast()
 	all := map[dbus.ObjectPath]map[string]map[string]dbus.Variant{}
 	for path, properties := range d.all() {
 		if path != names.Root {

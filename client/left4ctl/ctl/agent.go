@@ -10,7 +10,7 @@ import (
 
 // polkit asks for passwords through an agent of the caller's session. A desktop has one; a terminal, above all over
 // ssh, has none, so left4ctl brings pkttyagent along as systemctl does. --fallback makes it leave the questions to an
-// agent that is there already.
+// agent that is there already. What is asked about on another machine is asked there, where no agent of ours is.
 
 // wantsAgent tells whether a question of polkit could be answered here, and might be asked: root is never asked.
 func wantsAgent(noAskPassword, root, stdinIsTerminal bool) bool {
@@ -19,7 +19,7 @@ func wantsAgent(noAskPassword, root, stdinIsTerminal bool) bool {
 
 // bringAgent starts an agent for a verb that may need one.
 func (v *invocation) bringAgent() {
-	if v.command.asks && wantsAgent(v.noAskPassword, v.root, isTerminal(v.stdin)) {
+	if v.command.asks && len(v.hosts) == 0 && wantsAgent(v.noAskPassword, v.root, isTerminal(v.stdin)) {
 		v.agent = startAgent(v.ctx)
 	}
 }

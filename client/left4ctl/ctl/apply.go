@@ -96,6 +96,9 @@ func (v *invocation) findSources(steps []step) error {
 		if s.kind != "overlay" || s.verb != "create" || s.layer.from == "" {
 			continue
 		}
+		if v.host() != "" {
+			return at(s.layer.at.keys["from"], "overlays."+s.name+".from", "files do not pass over ssh: run apply on "+v.host()+" itself")
+		}
 		if _, err := os.Stat(v.source(s.layer)); err != nil {
 			return at(s.layer.at.keys["from"], "overlays."+s.name+".from", fmt.Sprintf("%s: %v", v.source(s.layer), plain(err)))
 		}

@@ -263,7 +263,7 @@ func (v *invocation) argument(token, word string) completion {
 	verb := v.command.name
 	assigned := len(v.args) > 0 && strings.Contains(v.args[len(v.args)-1], "=")
 	switch token {
-	case "NAME", "NAME|GLOB":
+	case "NAME":
 		switch group, _, _ := strings.Cut(verb, " "); {
 		case strings.HasSuffix(verb, "create"), assigned:
 		case group == anOverlay:

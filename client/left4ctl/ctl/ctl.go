@@ -21,6 +21,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -50,6 +51,8 @@ type command struct {
 	min     int    // how many arguments it needs
 	max     int    // and takes, -1 is any number
 	asks    bool   // polkit may have to ask somebody
+	files   bool   // it hands files over, which ssh does not
+	hosts   bool   // it takes several hosts
 	flags   func(*invocation, *pflag.FlagSet)
 	run     func(*invocation) error
 }
@@ -71,7 +74,9 @@ type invocation struct {
 	colors   bool // and may be coloured
 	now      func() time.Time
 	dial     func(context.Context) (*client.Client, error)
+	dialHost func(context.Context, client.Remote) (*client.Client, error)
 
+	hosts         []string
 	quiet         bool
 	noAskPassword bool
 	noLegend      bool
@@ -153,6 +158,7 @@ func newInvocation(ctx context.Context, version string, stdin io.Reader, stdout,
 		colors:   wantsColors(isTerminal(stdout), os.Getenv),
 		now:      time.Now,
 		dial:     client.Dial,
+		dialHost: func(ctx context.Context, r client.Remote) (*client.Client, error) { return r.Dial(ctx) },
 	}
 	v.board = &board{v: v, size: func() (width, height int) { return terminalSize(stderr) }}
 	return v
@@ -163,7 +169,11 @@ func (v *invocation) run(args []string) int {
 		return v.runComplete(args[1:])
 	}
 	err := v.parse(args)
-	if err == nil {
+	switch {
+	case err != nil:
+	case v.command.files && v.host() != "":
+		err = v.filesDoNotPass()
+	default:
 		err = v.command.run(v)
 	}
 	if v.agent != nil {
@@ -236,19 +246,23 @@ func (v *invocation) parse(args []string) error {
 	case v.command.max >= 0 && n > v.command.max:
 		return usagef("%s does not take %q", v.command.name, v.args[v.command.max])
 	}
-	return nil
+	return v.checkHosts()
 }
 
 // findVerb takes the words of the verb out of the arguments: the first that are no flags. A flag in front of them that
-// takes a value has to take it with "=", because what -f means depends on the verb.
+// takes a value has to take it with "=", because what -f means depends on the verb; only -H means the same everywhere.
 func findVerb(args []string) (words, rest []string) {
-	want := 1
+	want, value := 1, false
 	for i, a := range args {
+		if value {
+			rest, value = append(rest, a), false
+			continue
+		}
 		if len(words) == want || a == "--" {
 			return words, append(rest, args[i:]...)
 		}
 		if len(a) > 1 && a[0] == '-' {
-			rest = append(rest, a)
+			rest, value = append(rest, a), takesHost.MatchString(a)
 			continue
 		}
 		words = append(words, a)
@@ -259,12 +273,18 @@ func findVerb(args []string) (words, rest []string) {
 	return words, rest
 }
 
+// takesHost knows --host and -H, also behind other letters, where the host is the next word.
+var takesHost = regexp.MustCompile(`^(--host|-[a-z]*H)$`)
+
 // flagSet has the flags of all verbs and those of this one.
 func (v *invocation) flagSet(c *command) *pflag.FlagSet {
 	fs := pflag.NewFlagSet(c.name, pflag.ContinueOnError)
 	fs.SortFlags = false
 	if c.flags != nil {
 		c.flags(v, fs)
+	}
+	if c.name != "help" {
+		hostFlag(v, fs)
 	}
 	fs.BoolVarP(&v.quiet, "quiet", "q", false, "print neither steps nor headings")
 	if c.asks || c.name == "" {
@@ -309,7 +329,7 @@ func (v *invocation) connect() (*client.Client, error) {
 		return v.c, nil
 	}
 	v.bringAgent()
-	c, err := v.dial(v.ctx)
+	c, err := v.reach()
 	if err != nil {
 		v.complain(err.Error())
 		v.hints(err, "")
@@ -350,7 +370,7 @@ func (v *invocation) hint(text string) {
 		v.hinted = map[string]bool{}
 	}
 	v.hinted[text] = true
-	v.board.line(v.stderr, "left4ctl: hint: "+clean(text))
+	v.board.line(v.stderr, "left4ctl: hint: "+clean(v.onHost(text)))
 }
 
 func isTerminal(stream any) bool {

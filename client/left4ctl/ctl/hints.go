@@ -40,10 +40,14 @@ func (u *unanswered) Unwrap() error { return u.err }
 // hints tells the next step after an error, if there is one; name is what it was about.
 func (v *invocation) hints(err error, name string) {
 	switch {
+	case client.IsUnavailable(err) && v.c == nil && v.host() != "":
+		v.hint("systemctl status left4d goes the same way")
 	case client.IsUnavailable(err) && v.c == nil:
 		v.hint("systemctl status dbus shows whether the system bus runs")
 	case client.IsUnavailable(err):
 		v.hint("systemctl status left4d shows why, and journalctl -u left4d what it wrote")
+	case client.IsAccessDenied(err) && v.host() != "":
+		v.hint("connect as somebody who may, as -H root@…, or ask to be in group left4-operators there")
 	case errors.Is(err, client.ErrInteractiveAuth):
 		v.hint("run it with sudo, without --no-ask-password, or ask to be in group left4-operators")
 	case client.IsAccessDenied(err):

@@ -237,14 +237,21 @@ func jsonFlag(v *invocation, fs *pflag.FlagSet) {
 func runVersion(v *invocation) error {
 	fmt.Fprintf(v.stdout, "left4ctl %s\n", v.version)
 	// The own version is known whatever happens; that of left4d is more of a courtesy.
-	c, err := v.dial(v.ctx)
-	if err != nil {
-		return nil
+	if v.host() == "" {
+		c, err := v.dial(v.ctx)
+		if err != nil {
+			return nil
+		}
+		v.c = c
+	} else if _, err := v.connect(); err != nil {
+		return err
 	}
-	defer c.Close()
-	c.NoInteraction = true
-	if service, err := c.Service(v.ctx); err == nil {
+	v.c.NoInteraction = true
+	service, err := v.c.Service(v.ctx)
+	if err == nil {
 		fmt.Fprintf(v.stdout, "left4d %s\n", clean(service.Version))
+	} else if v.host() != "" {
+		return v.failed("ask left4d for its version", "", err)
 	}
 	return nil
 }

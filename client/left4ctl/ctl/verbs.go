@@ -227,6 +227,33 @@ message and cursor (of the journal).`,
 			flags: auditFlagSet, run: runAudit,
 		},
 		{
+			name: "monitor", args: "[NAME]…", group: groupLook, max: -1, hosts: true,
+			summary: "print what happens, until Ctrl-C",
+			help: `Prints a line for all that happens from now on: states of instances and why, changes of
+definitions, overlays, the game, jobs with their steps, and when left4d goes and comes back.
+With NAMEs, or patterns with *, ? and […] in quotes, only what is about such instances, overlays
+and blueprints, and the jobs on them. It ends with Ctrl-C, or when nobody reads what it prints.
+
+--json prints an object a line, and more of them: with time (RFC 3339), event (instance-added,
+-changed, -state, -removed; blueprint-added, -changed, -removed; overlay-added, -changed,
+-removed; job-added, -changed, -ended, -forgotten; game-changed; left4d-gone, left4d-back;
+missed: events were lost, look again), name (of the instance, overlay or blueprint, or what a
+job acts on), job (its number, or null), kind (of a job), old and new (states; revisions of the
+game), cause, status (the step of a job), changed (names of properties as on the bus), and host
+if several were given. What does not belong to an event is empty.`,
+			flags: jsonFlag, run: runMonitor,
+		},
+		{
+			name: "permissions", args: "[NAME]", group: groupLook, max: 1,
+			summary: "tell what you may do",
+			help: `Lists the actions that polkit knows of left4, and for each whether you may do it: yes, auth
+(somebody would have to authenticate first) or no. With a NAME the actions about instances are
+asked for that one. Nobody is asked for a password.
+
+--json prints an array of objects with action and permission (yes, auth, no).`,
+			flags: tableFlags, run: runPermissions,
+		},
+		{
 			name: "preview", args: "NAME…", group: groupLook, min: 1, max: -1, asks: true,
 			summary: "print the server.cfg of the next start",
 			help: `Prints the server.cfg that the next start would give, each line with where it comes from.
@@ -330,7 +357,7 @@ instance needs stays besides.` + patternHelp,
 			flags: keepFlag, run: runOverlayConfigure,
 		},
 		{
-			name: "overlay import", args: "NAME DIR|FILE", group: groupOverlays, min: 2, max: 2, asks: true,
+			name: "overlay import", args: "NAME DIR|FILE", group: groupOverlays, min: 2, max: 2, asks: true, files: true,
 			summary: "give an overlay the files of a directory or an archive",
 			help: `Makes a new revision of an overlay from a directory, or from a .tar, .tar.gz, .tar.zst or .zip,
 read with your own rights. It replaces all that the overlay held; with --merge it is put over
@@ -399,21 +426,21 @@ modified (RFC 3339, or null).`,
 			flags: lsFlags, run: runOverlayLs,
 		},
 		{
-			name: "overlay get", args: "NAME PATH [FILE]", group: groupFiles, min: 2, max: 3, asks: true,
+			name: "overlay get", args: "NAME PATH [FILE]", group: groupFiles, min: 2, max: 3, asks: true, files: true,
 			summary: "read a file of an overlay",
 			help: `Prints a file, or writes it to FILE, or into FILE if that is a directory. What a terminal would
 not show as it is, is not printed on one.` + pathHelp,
 			flags: revisionFlag, run: runOverlayGet,
 		},
 		{
-			name: "overlay put", args: "NAME PATH [FILE]", group: groupFiles, min: 2, max: 3, asks: true,
+			name: "overlay put", args: "NAME PATH [FILE]", group: groupFiles, min: 2, max: 3, asks: true, files: true,
 			summary: "write one file of an overlay",
 			help: `Makes a new revision in which PATH is what FILE, or standard input, holds. A PATH that ends in
 / is a directory, in which the file keeps its name.` + pathHelp,
 			run: runOverlayPut,
 		},
 		{
-			name: "overlay edit", args: "NAME PATH", group: groupFiles, min: 2, max: 2, asks: true,
+			name: "overlay edit", args: "NAME PATH", group: groupFiles, min: 2, max: 2, asks: true, files: true,
 			summary: "edit one file of an overlay",
 			help: `Opens a file with $VISUAL, $EDITOR, editor or vi, and makes a new revision of what you saved. If
 nothing has changed there is none. A file that is not there is made. If somebody else has
@@ -421,19 +448,19 @@ changed it meanwhile, what you wrote is kept in a file and its name is told.` + 
 			run: runOverlayEdit,
 		},
 		{
-			name: "overlay mkdir", args: "NAME PATH", group: groupFiles, min: 2, max: 2, asks: true,
+			name: "overlay mkdir", args: "NAME PATH", group: groupFiles, min: 2, max: 2, asks: true, files: true,
 			summary: "make a directory in an overlay",
 			help:    `Makes a new revision with an empty directory, and those above it.` + pathHelp,
 			run:     runOverlayMkdir,
 		},
 		{
-			name: "overlay rm", args: "NAME PATH…", group: groupFiles, min: 2, max: -1, asks: true,
+			name: "overlay rm", args: "NAME PATH…", group: groupFiles, min: 2, max: -1, asks: true, files: true,
 			summary: "remove files from an overlay",
 			help:    `Makes a new revision without these files, or directories with -r.` + pathHelp,
 			flags:   removeFlags, run: runOverlayRm,
 		},
 		{
-			name: "game import", args: "DIR|FILE", group: groupGame, min: 1, max: 1, asks: true,
+			name: "game import", args: "DIR|FILE", group: groupGame, min: 1, max: 1, asks: true, files: true,
 			summary: "install the game from a directory or an archive",
 			help: `Makes a new revision of the game from a directory, or from a .tar, .tar.gz, .tar.zst or .zip,
 read with your own rights. Servers have it from their next start. A directory is packed by
