@@ -93,21 +93,38 @@ var errJournalRights = errors.New("not all of the journal may be read")
 // readJournal hands each entry to f, until there is no more, f fails, or ctx ends. With errJournalRights what could be
 // read was handed on.
 func (v *invocation) readJournal(ctx context.Context, args []string, f func(entry) error) error {
-	command, err := v.journalctl(append([]string{"-o", "json"}, args...)...)
+	read := 0
+	complaints, err := v.runJournal(ctx, append([]string{"-o", "json"}, args...), func(e entry) error {
+		read++
+		return f(e)
+	})
+	if err == nil && read == 0 {
+		// As JSON it does not tell who has no rights but to a journal of their own.
+		complaints, err = v.runJournal(ctx, []string{"--lines=0"}, f)
+	}
+	if strings.Contains(complaints, "insufficient permissions") || strings.Contains(complaints, "not seeing messages") {
+		return errJournalRights
+	}
+	return err
+}
+
+// runJournal runs journalctl, and returns also what it has to say beside the entries.
+func (v *invocation) runJournal(ctx context.Context, args []string, f func(entry) error) (complaints string, err error) {
+	command, err := v.journalctl(args...)
 	if err != nil {
-		return err
+		return "", err
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
-	var complaints cappedBuffer
-	cmd.Stderr = &complaints
+	var said cappedBuffer
+	cmd.Stderr = &said
 	out, err := cmd.StdoutPipe()
 	if err != nil {
-		return err
+		return "", err
 	}
 	if err := cmd.Start(); err != nil {
-		return plain(err)
+		return "", plain(err)
 	}
 	in := bufio.NewReaderSize(out, maxEntry)
 	var failed error
@@ -130,27 +147,25 @@ func (v *invocation) readJournal(ctx context.Context, args []string, f func(entr
 			break
 		}
 	}
-	cancelled := ctx.Err()
+	ended := ctx.Err()
 	if failed != nil {
 		cancel()
 		io.Copy(io.Discard, in)
 	}
 	err = cmd.Wait()
-	text := complaints.String()
+	text := strings.TrimSpace(said.String())
 	switch {
 	case failed != nil:
-		return failed
-	case cancelled != nil:
-		return cancelled
-	case strings.Contains(text, "insufficient permissions"), strings.Contains(text, "not seeing messages"):
-		return errJournalRights
+		return "", failed
+	case ended != nil:
+		return "", ended
 	case err != nil && text != "":
-		lines := strings.Split(strings.TrimSpace(text), "\n")
-		return fmt.Errorf("journalctl: %s", lines[len(lines)-1])
+		lines := strings.Split(text, "\n")
+		err = fmt.Errorf("journalctl: %s", lines[len(lines)-1])
 	case err != nil:
-		return fmt.Errorf("journalctl: %w", err)
+		err = fmt.Errorf("journalctl: %w", err)
 	}
-	return nil
+	return text, err
 }
 
 // journalHint is what to do to see the journal, in the words of journalctl.
