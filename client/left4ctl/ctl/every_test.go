@@ -236,6 +236,56 @@ func TestEveryVerbComesToItsEnd(t *testing.T) {
 	}
 }
 
+// jobOfVerb is the kind of job that a verb waits for.
+var jobOfVerb = map[string]string{
+	"initialize": "initialize", "start": "start", "stop": "stop", "restart": "restart", "kill": "kill", "reset": "reset", "delete": "delete",
+	"overlay import": "import-overlay", "overlay build": "build-overlay", "overlay delete": "delete-overlay", "overlay put": "import-overlay",
+	"overlay mkdir": "import-overlay", "overlay rm": "import-overlay", "game import": "import-game",
+}
+
+// A left4d that goes while a verb waits for it, and does not come back: the verb says so and fails.
+func TestEveryVerbSeesThatLeft4dHasGone(t *testing.T) {
+	t.Parallel()
+	for _, c := range verbs() {
+		if c.flags != nil && new(invocation).flagSet(&c).Lookup("no-wait") != nil && jobOfVerb[c.name] == "" {
+			t.Errorf("this test does not know what job %s has", c.name)
+		}
+	}
+	for verb, kind := range jobOfVerb {
+		t.Run(verb, func(t *testing.T) {
+			t.Parallel()
+			bus := clienttest.StartBus(t)
+			d := clienttest.StartDaemon(t, bus)
+			d.AddInstance("a", 27015, nil)
+			d.AddOverlay("sm", map[string]string{"f": "text"})
+			d.SetPlan(kind, clienttest.Plan{Hold: true})
+			dir := t.TempDir()
+			if err := os.WriteFile(filepath.Join(dir, "host.yaml"), nil, 0o644); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(dir, "file.tar"), nil, 0o644); err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			cmd := exec.CommandContext(ctx, "left4ctl", append(strings.Fields(verb), sample(*find(verb))...)...)
+			cmd.Dir = dir
+			cmd.Env = append(os.Environ(), "DBUS_SYSTEM_BUS_ADDRESS="+bus.Address, "TEST_PATIENCE=1ms", "GORACE=atexit_sleep_ms=0")
+			var errs strings.Builder
+			cmd.Stderr = &errs
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			d.AwaitHeld(kind)
+			d.Stop()
+			cmd.Wait()
+			if code := cmd.ProcessState.ExitCode(); code != exitFailure || !strings.Contains(errs.String(), "hint: systemctl status left4d") {
+				t.Errorf("exit status %d\n%s", code, &errs)
+			}
+		})
+	}
+}
+
 // With everything that a person may do wrong in a name.
 func TestNoNameMakesAVerbLoseItsWay(t *testing.T) {
 	bus := clienttest.StartBus(t)
