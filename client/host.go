@@ -51,17 +51,14 @@ var (
 	plainIPv6 = regexp.MustCompile(`^[0-9A-Fa-f:.]+(%[A-Za-z0-9_.-]+)?$`)
 )
 
-// Command is the command line that runs a program there, on a terminal or not. The words of the program are quoted for
-// the shell that ssh gives them to. Errors: ErrInvalidArgument for a host that is none.
-func (r Remote) Command(terminal bool, program ...string) ([]string, error) {
+// Command is the command line that runs a program there, without a terminal. The words of the program are quoted for the
+// shell that ssh gives them to. Errors: ErrInvalidArgument for a host that is none.
+func (r Remote) Command(program ...string) ([]string, error) {
 	destination, port, err := r.destination()
 	if err != nil {
 		return nil, err
 	}
 	argv := []string{"ssh", "-xT"}
-	if terminal {
-		argv[1] = "-xt"
-	}
 	if r.Batch {
 		argv = append(argv, "-oBatchMode=yes")
 	}
@@ -128,7 +125,7 @@ func quoted(word string) string {
 // Errors: ErrInvalidArgument for a host that is none; that of ctx; else one that IsUnavailable knows and that says
 // "cannot reach HOST: " and why.
 func (r Remote) Dial(ctx context.Context) (*Client, error) {
-	argv, err := r.Command(false, "systemd-stdio-bridge")
+	argv, err := r.Command("systemd-stdio-bridge")
 	if err != nil {
 		return nil, err
 	}

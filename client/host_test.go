@@ -280,7 +280,7 @@ func TestHostsThatAreNoneNeverReachSSH(t *testing.T) {
 		if !errors.Is(err, client.ErrInvalidArgument) {
 			t.Errorf("%q: %v", host, err)
 		}
-		if _, err := (client.Remote{Host: host}).Command(false, "true"); !errors.Is(err, client.ErrInvalidArgument) {
+		if _, err := (client.Remote{Host: host}).Command("true"); !errors.Is(err, client.ErrInvalidArgument) {
 			t.Errorf("%q: %v", host, err)
 		}
 	}
@@ -298,9 +298,9 @@ func TestCommandLinesOfSSH(t *testing.T) {
 		"[fe80::1%eth0]:2222": "-p 2222 -- fe80::1%eth0",
 		"my_host-2.example":   "-- my_host-2.example",
 	} {
-		argv, err := client.Remote{Host: host}.Command(false, "true")
+		argv, err := client.Remote{Host: host}.Command("true")
 		expect(t, fmt.Sprint(argv, err), "[ssh -xT "+want+" true] <nil>")
 	}
-	argv, err := client.Remote{Host: "web1"}.Command(true, "journalctl", "--grep", "it's $(x) *", "")
-	expect(t, fmt.Sprintf("%q %v", argv, err), `["ssh" "-xt" "--" "web1" "journalctl" "--grep" "'it'\\''s $(x) *'" "''"] <nil>`)
+	argv, err := client.Remote{Host: "web1"}.Command("journalctl", "--grep", "it's $(x) *", "")
+	expect(t, fmt.Sprintf("%q %v", argv, err), `["ssh" "-xT" "--" "web1" "journalctl" "--grep" "'it'\\''s $(x) *'" "''"] <nil>`)
 }

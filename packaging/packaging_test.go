@@ -74,7 +74,7 @@ func TestManualAndCompletionsKnowEveryVerbAndFlag(t *testing.T) {
 			t.Errorf("%s is not completed", verb)
 		}
 		flags := completed(t, verb, "--")
-		for _, f := range regexp.MustCompile(`(?m)^ +(?:-[a-z], )?--([a-z-]+)`).FindAllStringSubmatch(help(t, strings.Fields(verb)...), -1) {
+		for _, f := range regexp.MustCompile(`(?m)^ +(?:-[a-zA-Z], )?--([a-z-]+)`).FindAllStringSubmatch(help(t, strings.Fields(verb)...), -1) {
 			flag := f[1]
 			if !regexp.MustCompile(`(?m)^\.It .*Fl -` + flag + `( |$)`).MatchString(manual) {
 				t.Errorf("left4ctl(1) does not know --%s of %s", flag, verb)

@@ -13,13 +13,13 @@ import (
 // agent that is there already. What is asked about on another machine is asked there, where no agent of ours is.
 
 // wantsAgent tells whether a question of polkit could be answered here, and might be asked: root is never asked.
-func wantsAgent(noAskPassword, root, stdinIsTerminal bool) bool {
-	return !noAskPassword && !root && stdinIsTerminal
+func wantsAgent(noAskPassword, root, stdinIsTerminal, elsewhere bool) bool {
+	return !noAskPassword && !root && stdinIsTerminal && !elsewhere
 }
 
 // bringAgent starts an agent for a verb that may need one.
 func (v *invocation) bringAgent() {
-	if v.command.asks && len(v.hosts) == 0 && wantsAgent(v.noAskPassword, v.root, isTerminal(v.stdin)) {
+	if v.command.asks && wantsAgent(v.noAskPassword, v.root, isTerminal(v.stdin), len(v.hosts) > 0) {
 		v.agent = startAgent(v.ctx)
 	}
 }

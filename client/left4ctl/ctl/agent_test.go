@@ -10,17 +10,19 @@ import (
 
 func TestAgentIsWantedOnlyWhereAPersonCanAnswer(t *testing.T) {
 	for _, tt := range []struct {
-		no       bool
-		root     bool
-		terminal bool
-		want     bool
+		no        bool
+		root      bool
+		terminal  bool
+		elsewhere bool
+		want      bool
 	}{
-		{false, false, true, true},
-		{true, false, true, false},
-		{false, true, true, false},
-		{false, false, false, false},
+		{false, false, true, false, true},
+		{true, false, true, false, false},
+		{false, true, true, false, false},
+		{false, false, false, false, false},
+		{false, false, true, true, false},
 	} {
-		if got := wantsAgent(tt.no, tt.root, tt.terminal); got != tt.want {
+		if got := wantsAgent(tt.no, tt.root, tt.terminal, tt.elsewhere); got != tt.want {
 			t.Errorf("%+v: %v", tt, got)
 		}
 	}

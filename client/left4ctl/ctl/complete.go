@@ -3,6 +3,8 @@ package ctl
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -75,8 +77,12 @@ func (v *invocation) complete(done []string, word string) completion {
 	verb, rest := findVerb(done)
 	v.command = find(strings.Join(verb, " "))
 	if v.command == nil {
+		fs := v.flagSet(&command{})
+		if _, _, pending, _ := splitFlags(fs, done); pending != nil {
+			return v.flagValues(pending, "", word)
+		}
 		if strings.HasPrefix(word, "-") {
-			return flagNames(v.flagSet(&command{}), nil)
+			return flagNames(fs, nil)
 		}
 		return verbNames(strings.Join(verb, " "))
 	}
@@ -195,6 +201,8 @@ func (v *invocation) flagValues(f *pflag.Flag, before, value string) completion 
 		c = v.names(aBlueprint)
 	case "overlay":
 		c = v.names(anOverlay)
+	case "host":
+		c.add("", sshHosts()...)
 	case "instance":
 		c = v.names(anInstance)
 	case "target":
@@ -319,6 +327,31 @@ func (v *invocation) keyValues(word string) completion {
 	}
 	c.add("all limits at their defaults", "limits=")
 	return c
+}
+
+// sshHosts are the hosts that ssh has a configuration of for this user.
+func sshHosts() []string {
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return nil
+	}
+	text, err := os.ReadFile(filepath.Join(home, ".ssh", "config"))
+	if err != nil {
+		return nil
+	}
+	var hosts []string
+	for line := range strings.Lines(string(text)) {
+		words := strings.FieldsFunc(line, func(r rune) bool { return strings.ContainsRune(" \t\r\n=\"", r) })
+		if len(words) == 0 || !strings.EqualFold(words[0], "Host") {
+			continue
+		}
+		for _, host := range words[1:] {
+			if _, err := (client.Remote{Host: host}).Command(); err == nil { // and no pattern
+				hosts = append(hosts, host)
+			}
+		}
+	}
+	return hosts
 }
 
 // lookUp connects to left4d, to ask it for names. That of another machine is not asked: it would take too long, and ssh

@@ -11,6 +11,7 @@
 //     must not be able to steer a terminal. JSON is printed in the same spirit.
 //   - The fields of --json are a promise: they keep name, type and meaning, and new ones may come.
 //   - Nothing asks back, so that scripts and people get the same. Only polkit may ask, through its own agent.
+//   - With --host everything is asked of that machine, and nothing of this one: not who a uid is, not its polkit.
 //   - Every verb stands in one table, verbs, of which help is made.
 //   - Only main ends the process; only logs replaces it.
 package ctl
@@ -356,10 +357,14 @@ func (v *invocation) complain(text string) {
 	v.board.line(v.stderr, "left4ctl: "+clean(text))
 }
 
-func (v *invocation) hint(text string) {
+func (v *invocation) hint(text string) { v.hintOn(v.host(), text) }
+
+// hintOn is hint about another host.
+func (v *invocation) hintOn(host, text string) {
 	if text == "" {
 		return
 	}
+	text = onHost(host, text)
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	// What helps several names that failed for one reason is said once.
@@ -370,7 +375,7 @@ func (v *invocation) hint(text string) {
 		v.hinted = map[string]bool{}
 	}
 	v.hinted[text] = true
-	v.board.line(v.stderr, "left4ctl: hint: "+clean(v.onHost(text)))
+	v.board.line(v.stderr, "left4ctl: hint: "+clean(text))
 }
 
 func isTerminal(stream any) bool {

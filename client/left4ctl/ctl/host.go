@@ -27,7 +27,7 @@ func (v *invocation) checkHosts() error {
 	var hosts []string
 	seen := map[string]bool{}
 	for _, host := range v.hosts {
-		if _, err := (client.Remote{Host: host}).Command(false); err != nil {
+		if _, err := (client.Remote{Host: host}).Command(); err != nil {
 			return usagef("--host: %v", err)
 		}
 		if !seen[host] {
@@ -56,7 +56,11 @@ func (v *invocation) hostCommand(args ...string) ([]string, error) {
 	if v.host() == "" {
 		return args, nil
 	}
-	return client.Remote{Host: v.host()}.Command(isTerminal(v.stdin) && isTerminal(v.stdout.w), args...)
+	command, err := client.Remote{Host: v.host()}.Command(args...)
+	if err != nil {
+		return nil, err
+	}
+	return slices.Insert(command, 1, "-n"), nil // what is left4ctl's to read is not ssh's
 }
 
 // reach connects to the one machine that all this is about.
@@ -84,23 +88,52 @@ func (w *sshWords) Write(p []byte) (int, error) {
 // filesDoNotPass tells that a verb cannot work through ssh, and what does.
 func (v *invocation) filesDoNotPass() error {
 	v.complain(fmt.Sprintf("cannot %s over ssh: files do not pass", v.command.name))
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	fmt.Fprintf(v.stderr, "left4ctl: hint: run it on the host itself: ssh -t %s left4ctl %s …\n", v.host(), v.command.name)
+	v.hint("run it there: left4ctl " + v.command.name + " …")
 	return exitCode(exitFailure)
 }
 
-// onHost makes the commands in a hint those for the machine that all this is about.
-func (v *invocation) onHost(hint string) string {
-	host := v.host()
-	if host == "" || strings.HasPrefix(hint, "left4ctl help") {
-		return hint
+// onHost makes the commands in a hint those for a host, where it is another one.
+func onHost(host, hint string) string {
+	argv, err := client.Remote{Host: host}.Command()
+	if err != nil || strings.HasPrefix(hint, "left4ctl help") {
+		return hint // the host is none, "" mostly
 	}
-	return strings.NewReplacer(
+	ssh := slices.DeleteFunc(argv, func(word string) bool { return word == "-xT" || word == "--" })
+	there := strings.Join(ssh, " ") + " "
+	var pairs []string
+	for _, c := range verbs() {
+		if c.files {
+			run := "left4ctl " + c.name + " "
+			pairs = append(pairs, run, strings.Replace(there, "ssh ", "ssh -t ", 1)+run)
+		}
+	}
+	return strings.NewReplacer(append(pairs,
 		"left4ctl ", "left4ctl -H "+host+" ",
 		"systemctl ", "systemctl -H "+host+" ",
-		"journalctl ", "ssh "+host+" journalctl ",
-	).Replace(hint)
+		"journalctl ", there+"journalctl ")...).Replace(hint)
+}
+
+// hosted is an instance, and the host that it is on, "" where all this is about one machine only.
+type hosted struct {
+	client.Instance
+	host string
+	job  *client.JobInfo // that is at work on it
+}
+
+// withHosts puts a column of hosts in front of a table, where it is about several.
+func (v *invocation) withHosts(hosts, headings []string, rows [][]string, paint painter) ([]string, [][]string, painter) {
+	if len(v.hosts) < 2 {
+		return headings, rows, paint
+	}
+	for n := range rows {
+		rows[n] = slices.Insert(rows[n], 0, hosts[n])
+	}
+	return slices.Insert(headings, 0, "HOST"), rows, func(row, column int) string {
+		if column == 0 || paint == nil {
+			return ""
+		}
+		return paint(row, column-1)
+	}
 }
 
 // told is what one of several hosts answered.

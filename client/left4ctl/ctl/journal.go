@@ -18,13 +18,21 @@ import (
 
 var errNoJournalctl = errors.New("journalctl is not installed")
 
-// journalctl is the command with its arguments, each of which is one word that no shell sees.
+// journalctl is the command with its arguments, each of which is one word that no shell sees as anything else.
 func (v *invocation) journalctl(args ...string) ([]string, error) {
-	program, err := exec.LookPath("journalctl")
+	command, err := v.hostCommand(append([]string{"journalctl"}, args...)...)
 	if err != nil {
+		return nil, err
+	}
+	program, err := exec.LookPath(command[0])
+	switch {
+	case err != nil && v.host() != "":
+		return nil, errors.New("ssh is not installed")
+	case err != nil:
 		return nil, errNoJournalctl
 	}
-	return append([]string{program}, args...), nil
+	command[0] = program
+	return command, nil
 }
 
 // entry is what journalctl -o json tells of one entry, without the fields that it leaves out because they are too big.

@@ -2,6 +2,7 @@ package ctl
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"slices"
 	"strconv"
@@ -171,26 +172,31 @@ func runList(v *invocation) error {
 		}
 		order = c.order(reversed)
 	}
-	c, err := v.connect()
-	if err != nil {
-		return err
+	answers, result := askHosts(v, "list the instances", "", inspect)
+	if len(answers) == 0 {
+		return result
 	}
-	h, err := c.Inspect(v.ctx)
-	if err != nil {
-		return v.failed("list the instances", "", err)
+	var list []hosted
+	for _, a := range answers {
+		for _, i := range a.value.Instances {
+			if f.keeps(v, i) {
+				list = append(list, hosted{i, a.host, jobOf(i.Name, a.value.Jobs)})
+			}
+		}
 	}
-	list := slices.DeleteFunc(h.Instances, func(i client.Instance) bool { return !f.keeps(v, i) })
-	slices.SortStableFunc(list, order)
+	slices.SortStableFunc(list, func(a, b hosted) int { return order(a.Instance, b.Instance) })
 	if v.json {
 		all := make([]instanceJSON, 0, len(list))
 		for _, i := range list {
-			all = append(all, asJSON(i, jobOf(i.Name, h.Jobs)))
+			all = append(all, asJSON(i))
 		}
-		return printJSON(v.stdout, all)
+		return firstOf(printJSON(v.stdout, all), result)
 	}
 	v.listInstances(list, shown)
-	return nil
+	return result
 }
+
+func inspect(ctx context.Context, c *client.Client) (client.Host, error) { return c.Inspect(ctx) }
 
 func (c column) order(reversed bool) func(a, b client.Instance) int {
 	compare := c.compare
@@ -204,9 +210,9 @@ func (c column) order(reversed bool) func(a, b client.Instance) int {
 }
 
 // listInstances prints the table. On a terminal a dot stands before each name; what reads a pipe finds the name first.
-func (v *invocation) listInstances(list []client.Instance, shown []column) {
+func (v *invocation) listInstances(list []hosted, shown []column) {
 	if shown == nil {
-		bound := slices.ContainsFunc(list, func(i client.Instance) bool { return i.Blueprint != "" })
+		bound := slices.ContainsFunc(list, func(i hosted) bool { return i.Blueprint != "" })
 		for _, c := range columnsOfList[:7] {
 			if c.name != "blueprint" || bound {
 				shown = append(shown, c)
@@ -218,25 +224,28 @@ func (v *invocation) listInstances(list []client.Instance, shown []column) {
 		headings = append(headings, strings.ToUpper(c.name))
 	}
 	var rows [][]string
+	var hosts []string
 	for _, i := range list {
 		var row []string
 		for _, c := range shown {
-			row = append(row, c.show(i))
+			row = append(row, c.show(i.Instance))
 		}
-		rows = append(rows, row)
+		rows, hosts = append(rows, row), append(hosts, i.host)
 	}
 	if v.tty {
 		headings[0] = "  " + headings[0]
 		for n, i := range list {
-			mark, _ := dot(i)
+			mark, _ := dot(i.Instance)
 			rows[n][0] = mark + " " + orDash(rows[n][0])
 		}
 	}
-	v.paintedTable(headings, rows, "instance", func(row, column int) string {
+	paint := func(row, column int) string {
 		if column > 0 && shown[column].name != "state" {
 			return ""
 		}
-		_, color := dot(list[row])
+		_, color := dot(list[row].Instance)
 		return color
-	})
+	}
+	headings, rows, paint = v.withHosts(hosts, headings, rows, paint)
+	v.paintedTable(headings, rows, "instance", paint)
 }

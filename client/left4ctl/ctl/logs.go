@@ -57,6 +57,9 @@ func runLogs(v *invocation) error {
 	if err := firstOf(v.checkLines(), v.log.validOutput(), checkPatterns(v.args)); err != nil {
 		return err
 	}
+	if v.host() != "" && v.log.cursorFile != "" {
+		return usagef("--cursor-file would be a file on %s: use --after-cursor", v.host())
+	}
 	// journalctl takes patterns too, so only names reach it.
 	for _, name := range v.args {
 		if !isPattern(name) && !validName.MatchString(name) {

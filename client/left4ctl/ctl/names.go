@@ -254,7 +254,9 @@ func ask[T any](v *invocation, names []string, call func(name string) (T, error)
 }
 
 // prompts tells that a call of this verb may end up before a person.
-func (v *invocation) prompts() bool { return v.command.asks && !v.noAskPassword && !v.root }
+func (v *invocation) prompts() bool {
+	return v.command.asks && len(v.hosts) == 0 && !v.noAskPassword && !v.root
+}
 
 // refusals tells of each answer that is an error. What would be said of all, that left4d is away or we were
 // interrupted, is said once.

@@ -16,6 +16,7 @@ import (
 
 // instanceJSON is an instance in list --json and status --json.
 type instanceJSON struct {
+	Host           string            `json:"host,omitempty"` // only where there are several
 	Name           string            `json:"name"`
 	Label          string            `json:"label"`
 	State          string            `json:"state"`
@@ -55,6 +56,7 @@ type liveJobJSON struct {
 
 // hostJSON is status --json without a name.
 type hostJSON struct {
+	Host         string         `json:"host,omitempty"` // only where there are several
 	Version      string         `json:"version"`
 	Since        *string        `json:"since"`
 	GameRevision uint32         `json:"game_revision"`
@@ -64,10 +66,10 @@ type hostJSON struct {
 	Jobs         []liveJobJSON  `json:"jobs"`
 }
 
-func asJSON(i client.Instance, job *client.JobInfo) instanceJSON {
+func asJSON(i hosted) instanceJSON {
 	names, values := shownLimits(i.Limits)
 	j := instanceJSON{
-		Name: i.Name, Label: i.Label, State: i.State, DesiredState: i.DesiredState, Cause: i.Cause, Blueprint: i.Blueprint,
+		Host: i.host, Name: i.Name, Label: i.Label, State: i.State, DesiredState: i.DesiredState, Cause: i.Cause, Blueprint: i.Blueprint,
 		Port: i.Port, Object: string(i.Object), Overlays: overlaysAsJSON(i.Overlays), Unit: i.Unit, Owner: i.Owner,
 		OwnerName: i.OwnerName, Drifted: i.Drifted, PendingRestart: i.PendingRestart, PendingCause: i.PendingCause,
 		MainPID: i.MainPID, StateSince: stamp(i.StateSince), Restarts: i.Restarts, Limits: map[string]string{},
@@ -75,8 +77,8 @@ func asJSON(i client.Instance, job *client.JobInfo) instanceJSON {
 	for n := range names {
 		j.Limits[names[n]] = values[n]
 	}
-	if job != nil {
-		live := liveAsJSON(*job)
+	if i.job != nil {
+		live := liveAsJSON(*i.job)
 		j.Job = &live
 	}
 	return j
@@ -118,63 +120,75 @@ func runStatus(v *invocation) error {
 	if err := checkPatterns(v.args); err != nil {
 		return err
 	}
-	c, err := v.connect()
-	if err != nil {
-		return err
-	}
 	if len(v.args) == 0 {
-		return v.hostStatus(c)
+		return v.hostStatus()
 	}
-	h, err := c.Inspect(v.ctx)
-	if err != nil {
-		return v.failed("show", strings.Join(v.args, ", "), err)
+	answers, result := askHosts(v, "show", strings.Join(v.args, ", "), inspect)
+	if len(answers) == 0 {
+		return result
 	}
+	var list []hosted
 	var all []string
-	known := map[string]client.Instance{}
-	for _, i := range h.Instances {
-		all = append(all, i.Name)
-		known[i.Name] = i
+	for _, a := range answers {
+		for _, i := range a.value.Instances {
+			list = append(list, hosted{i, a.host, jobOf(i.Name, a.value.Jobs)})
+			all = append(all, i.Name)
+		}
 	}
 	names, unmatched := expand(v.args, all)
 	for _, pattern := range unmatched {
 		v.say("No instance matches %s.", pattern)
 	}
-	var result error
 	shown := []instanceJSON{}
 	for _, name := range names {
-		i, ok := known[name]
-		if !ok {
-			// left4d knows best why there is none.
-			var err error
-			if i, err = c.GetInstance(v.ctx, name); err != nil {
-				code := exitFailure
-				if client.IsNoSuchInstance(err) {
-					code = exitUnknown
-				}
-				v.failed("show", name, err)
-				result = firstOf(result, exitCode(code))
+		found := slices.DeleteFunc(slices.Clone(list), func(i hosted) bool { return i.Name != name })
+		if len(found) == 0 {
+			i, err := v.absent(name)
+			if err != nil {
+				result = firstOf(result, err)
 				continue
 			}
+			found = []hosted{{Instance: i}}
 		}
-		job := jobOf(name, h.Jobs)
-		if !v.json {
-			if len(shown) > 0 {
-				fmt.Fprintln(v.stdout)
+		for _, i := range found {
+			if !v.json {
+				if len(shown) > 0 {
+					fmt.Fprintln(v.stdout)
+				}
+				v.showInstance(i)
 			}
-			v.showInstance(i, job)
-		}
-		shown = append(shown, asJSON(i, job))
-		if i.State == "stopped" || i.State == "failed" {
-			result = firstOf(result, exitCode(exitStopped))
+			shown = append(shown, asJSON(i))
+			if i.State == "stopped" || i.State == "failed" {
+				result = firstOf(result, exitCode(exitStopped))
+			}
 		}
 	}
+	var err error
 	switch {
-	case v.json && !one(v.args):
+	case v.json && (!one(v.args) || len(v.hosts) > 1):
 		err = printJSON(v.stdout, shown)
 	case v.json && len(shown) > 0:
 		err = printJSON(v.stdout, shown[0])
 	}
 	return firstOf(err, result)
+}
+
+// absent tells why there is no instance of that name, which left4d knows best; it may also have come to be.
+func (v *invocation) absent(name string) (client.Instance, error) {
+	if len(v.hosts) > 1 {
+		v.complain(cannot("show", name, errors.New("there is no such instance on these hosts")))
+		return client.Instance{}, exitCode(exitUnknown)
+	}
+	i, err := v.c.GetInstance(v.ctx, name)
+	if err == nil {
+		return i, nil
+	}
+	code := exitFailure
+	if client.IsNoSuchInstance(err) {
+		code = exitUnknown
+	}
+	v.failed("show", name, err)
+	return i, exitCode(code)
 }
 
 // dot is the mark of a state as systemctl has it, and its colour.
@@ -200,13 +214,13 @@ func (v *invocation) dotted(mark, color, title string) string {
 	return mark + " " + clean(title)
 }
 
-func (v *invocation) showInstance(i client.Instance, job *client.JobInfo) {
+func (v *invocation) showInstance(i hosted) {
 	names, values := shownLimits(i.Limits)
 	title := i.Name
 	if i.Label != "" {
 		title += " - " + i.Label
 	}
-	mark, color := dot(i)
+	mark, color := dot(i.Instance)
 	fmt.Fprintln(v.stdout, v.dotted(mark, color, title))
 	desired := i.DesiredState
 	if i.Drifted {
@@ -224,11 +238,14 @@ func (v *invocation) showInstance(i client.Instance, job *client.JobInfo) {
 		{"Desired", desired},
 		{"Cause", i.Cause},
 	}
+	if i.host != "" {
+		rows = slices.Insert(rows, 0, [2]string{"Host", i.host})
+	}
 	if i.PendingRestart {
 		rows = append(rows, [2]string{"Pending", orElse(i.PendingCause, "its definition, an overlay or the game has changed")})
 	}
-	if job != nil {
-		rows = append(rows, [2]string{"Job", fmt.Sprintf("%d (%s)", job.ID, describe(*job))})
+	if i.job != nil {
+		rows = append(rows, [2]string{"Job", fmt.Sprintf("%d (%s)", i.job.ID, describe(*i.job))})
 	}
 	v.sheet(append(rows, [][2]string{
 		{"Unit", i.Unit},
@@ -240,18 +257,25 @@ func (v *invocation) showInstance(i client.Instance, job *client.JobInfo) {
 		{"Limits", assigned(names, values)},
 		{"Owner", userName(i.OwnerName, i.Owner)},
 	}...))
-	v.showLog(i.Name)
+	// Over ssh a log is one more connection: it is shown if it is asked for, and never of several hosts.
+	if len(v.hosts) == 0 || v.host() != "" && v.flags.Changed("lines") {
+		v.showLog(i.Name)
+	}
 	if v.quiet {
 		return
 	}
+	hint := v.hint
+	if i.host != "" {
+		hint = func(text string) { v.hintOn(i.host, text) }
+	}
 	switch {
 	case i.Drifted && i.DesiredState == "running":
-		v.hint("it should be running: left4ctl start " + i.Name + " (left4ctl stop " + i.Name + " if it should not)")
+		hint("it should be running: left4ctl start " + i.Name + " (left4ctl stop " + i.Name + " if it should not)")
 	case i.Drifted:
-		v.hint("it should be stopped: left4ctl stop " + i.Name + " (left4ctl start " + i.Name + " if it should not)")
+		hint("it should be stopped: left4ctl stop " + i.Name + " (left4ctl start " + i.Name + " if it should not)")
 	}
 	if i.PendingRestart {
-		v.hint("it has that from its next start: left4ctl restart " + i.Name)
+		hint("it has that from its next start: left4ctl restart " + i.Name)
 	}
 }
 
@@ -324,72 +348,141 @@ func attention(i client.Instance) string {
 	return strings.Join(all, "; ")
 }
 
-// hostStatus shows left4d itself, what needs somebody, and what is going on.
-func (v *invocation) hostStatus(c *client.Client) error {
-	service, err := c.Service(v.ctx)
-	if err != nil {
-		return v.failed("show the state of left4d", "", err)
+// about is what there is to tell of a left4d.
+type about struct {
+	client.Host
+	service client.ServiceInfo
+	since   time.Time
+}
+
+func askAbout(ctx context.Context, c *client.Client) (a about, err error) {
+	if a.service, err = c.Service(ctx); err != nil {
+		return a, err
 	}
-	h, err := c.Inspect(v.ctx)
-	if err != nil {
-		return v.failed("list the instances", "", err)
+	if a.Host, err = c.Inspect(ctx); err != nil {
+		return a, err
 	}
-	since, _ := c.Since(v.ctx) // where systemd does not tell, nothing else is wrong
-	counts := map[string]int{}
-	var needs []client.Instance
-	for _, i := range h.Instances {
+	a.since, _ = c.Since(ctx) // where systemd does not tell, nothing else is wrong
+	return a, nil
+}
+
+// needs are the instances that somebody should look at, and counts how many are in each state.
+func (a about) needs(host string) (needs []hosted, counts map[string]int) {
+	counts = map[string]int{}
+	for _, i := range a.Instances {
 		counts[i.State]++
 		if attention(i) != "" {
-			needs = append(needs, i)
+			needs = append(needs, hosted{i, host, jobOf(i.Name, a.Jobs)})
 		}
 	}
-	if v.json {
-		j := hostJSON{
-			Version: service.Version, Since: stamp(since), GameRevision: service.GameRevision, Instances: len(h.Instances),
-			States: counts, Attention: []instanceJSON{}, Jobs: []liveJobJSON{},
-		}
-		for _, i := range needs {
-			j.Attention = append(j.Attention, asJSON(i, jobOf(i.Name, h.Jobs)))
-		}
-		for _, job := range h.Jobs {
-			j.Jobs = append(j.Jobs, liveAsJSON(job))
-		}
-		return printJSON(v.stdout, j)
+	return needs, counts
+}
+
+func (a about) asJSON(host string) hostJSON {
+	needs, counts := a.needs(host)
+	j := hostJSON{
+		Host: host, Version: a.service.Version, Since: stamp(a.since), GameRevision: a.service.GameRevision, Instances: len(a.Instances),
+		States: counts, Attention: []instanceJSON{}, Jobs: []liveJobJSON{},
 	}
-	color := green
+	for _, i := range needs {
+		j.Attention = append(j.Attention, asJSON(i))
+	}
+	for _, job := range a.Jobs {
+		j.Jobs = append(j.Jobs, liveAsJSON(job))
+	}
+	return j
+}
+
+// rows are what is told in few words, and the colour of it all.
+func (a about) rows() (game, instances, jobs, color string) {
+	needs, counts := a.needs("")
+	color = green
 	if len(needs) > 0 {
 		color = yellow
 	}
 	if counts["failed"] > 0 {
 		color = red
 	}
-	fmt.Fprintln(v.stdout, v.dotted("●", color, "left4d "+service.Version))
-	game := "not installed"
-	if service.GameRevision != 0 {
-		game = fmt.Sprintf("revision %d", service.GameRevision)
+	game = "not installed"
+	if a.service.GameRevision != 0 {
+		game = fmt.Sprintf("revision %d", a.service.GameRevision)
 	}
 	running := 0
-	for _, j := range h.Jobs {
+	for _, j := range a.Jobs {
 		if j.State == client.JobRunning {
 			running++
 		}
 	}
-	rows := [][2]string{
-		{"Game", game},
-		{"Instances", counted(len(h.Instances), states, counts)},
-		{"Jobs", counted(len(h.Jobs), []string{client.JobRunning, client.JobQueued},
-			map[string]int{client.JobRunning: running, client.JobQueued: len(h.Jobs) - running})},
+	return game, counted(len(a.Instances), states, counts), counted(len(a.Jobs), []string{client.JobRunning, client.JobQueued},
+		map[string]int{client.JobRunning: running, client.JobQueued: len(a.Jobs) - running}), color
+}
+
+// hostStatus shows left4d itself, what needs somebody, and what is going on.
+func (v *invocation) hostStatus() error {
+	answers, result := askHosts(v, "show the state of left4d", "", askAbout)
+	switch {
+	case len(answers) == 0:
+		return result
+	case v.json && len(v.hosts) < 2:
+		return printJSON(v.stdout, answers[0].value.asJSON(""))
+	case v.json:
+		var all []hostJSON
+		for _, a := range answers {
+			all = append(all, a.value.asJSON(a.host))
+		}
+		return firstOf(printJSON(v.stdout, all), result)
 	}
-	if !since.IsZero() {
-		rows = slices.Insert(rows, 0, [2]string{"Since", when(since) + "; " + v.ago(since)})
+	if len(v.hosts) < 2 {
+		a := answers[0].value
+		game, instances, jobs, color := a.rows()
+		fmt.Fprintln(v.stdout, v.dotted("●", color, "left4d "+a.service.Version))
+		rows := [][2]string{{"Game", game}, {"Instances", instances}, {"Jobs", jobs}}
+		if !a.since.IsZero() {
+			rows = slices.Insert(rows, 0, [2]string{"Since", when(a.since) + "; " + v.ago(a.since)})
+		}
+		v.sheet(rows)
+	} else {
+		v.showHosts(answers)
 	}
-	v.sheet(rows)
+	var needs []hosted
+	var jobs []hostedJob
+	for _, a := range answers {
+		some, _ := a.value.needs(a.host)
+		needs = append(needs, some...)
+		for _, j := range a.value.Jobs {
+			jobs = append(jobs, hostedJob{j, a.host})
+		}
+	}
 	v.showNeeds(needs)
-	v.showLive(h.Jobs)
-	if service.GameRevision == 0 && !v.quiet {
-		v.hint(importHint)
+	v.showLive(jobs)
+	for _, a := range answers {
+		if a.value.service.GameRevision == 0 && !v.quiet {
+			host := a.host
+			if host == "" {
+				host = v.host()
+			}
+			v.hintOn(host, importHint)
+		}
 	}
-	return nil
+	return result
+}
+
+// showHosts is a table of several hosts.
+func (v *invocation) showHosts(answers []told[about]) {
+	var hosts, colors []string
+	var rows [][]string
+	for _, a := range answers {
+		game, instances, jobs, color := a.value.rows()
+		hosts, colors = append(hosts, a.host), append(colors, color)
+		rows = append(rows, []string{a.value.service.Version, game, instances, jobs})
+	}
+	headings, rows, paint := v.withHosts(hosts, []string{"LEFT4D", "GAME", "INSTANCES", "JOBS"}, rows, func(row, column int) string {
+		if column > 0 {
+			return ""
+		}
+		return colors[row]
+	})
+	v.grid(headings, rows, paint)
 }
 
 // counted is a number, and how it is made up.
@@ -406,37 +499,48 @@ func counted(all int, order []string, counts map[string]int) string {
 	return fmt.Sprintf("%d (%s)", all, strings.Join(parts, ", "))
 }
 
-func (v *invocation) showNeeds(list []client.Instance) {
+func (v *invocation) showNeeds(list []hosted) {
 	if len(list) == 0 {
 		return
 	}
 	var rows [][]string
+	var hosts []string
 	for _, i := range list {
-		mark, _ := dot(i)
-		rows = append(rows, []string{mark + " " + i.Name, i.State, attention(i)})
+		mark, _ := dot(i.Instance)
+		rows, hosts = append(rows, []string{mark + " " + i.Name, i.State, attention(i.Instance)}), append(hosts, i.host)
 	}
 	fmt.Fprintln(v.stdout)
-	v.grid([]string{"  INSTANCE", "STATE", "NEEDS ATTENTION"}, rows, func(row, column int) string {
+	headings, rows, paint := v.withHosts(hosts, []string{"  INSTANCE", "STATE", "NEEDS ATTENTION"}, rows, func(row, column int) string {
 		if column > 1 {
 			return ""
 		}
-		_, color := dot(list[row])
+		_, color := dot(list[row].Instance)
 		return color
 	})
+	v.grid(headings, rows, paint)
 }
 
-func (v *invocation) showLive(jobs []client.JobInfo) {
+// hostedJob is a job, and the host that it is on, "" where all this is about one machine only.
+type hostedJob struct {
+	client.JobInfo
+	host string
+}
+
+func (v *invocation) showLive(jobs []hostedJob) {
 	if len(jobs) == 0 {
 		return
 	}
 	var rows [][]string
+	var hosts []string
 	for _, j := range jobs {
 		progress := ""
 		if j.Progress >= 0 && j.State == client.JobRunning {
 			progress = fmt.Sprintf("%.0f%%", j.Progress*100)
 		}
 		rows = append(rows, []string{strconv.FormatUint(uint64(j.ID), 10), j.Kind, j.Target, j.State, progress, j.Status})
+		hosts = append(hosts, j.host)
 	}
 	fmt.Fprintln(v.stdout)
-	v.grid([]string{"JOB", "KIND", "TARGET", "STATE", "PROGRESS", "STEP"}, rows, nil)
+	headings, rows, paint := v.withHosts(hosts, []string{"JOB", "KIND", "TARGET", "STATE", "PROGRESS", "STEP"}, rows, nil)
+	v.grid(headings, rows, paint)
 }

@@ -147,11 +147,14 @@ func TestListOnATerminalHasDotsAndColors(t *testing.T) {
 	var out strings.Builder
 	v := newInvocation(t.Context(), "", nil, &out, nil)
 	v.tty, v.colors = true, true
-	list := []client.Instance{
+	var list []hosted
+	for _, i := range []client.Instance{
 		{InstanceSummary: client.InstanceSummary{Name: "a", State: "running", Port: 1}},
 		{InstanceSummary: client.InstanceSummary{Name: "bb", State: "failed", Port: 2}},
 		{InstanceSummary: client.InstanceSummary{Name: "c", State: "stopped", Port: 3}},
 		{InstanceSummary: client.InstanceSummary{Name: "d", State: "running", Port: 4}, PendingRestart: true},
+	} {
+		list = append(list, hosted{Instance: i, host: "web1"})
 	}
 	shown := []column{columnsOfList[0], columnsOfList[1], columnsOfList[3]}
 	v.listInstances(list, shown)
@@ -163,5 +166,15 @@ func TestListOnATerminalHasDotsAndColors(t *testing.T) {
 		"\n4 instances listed.\n"
 	if out.String() != want {
 		t.Errorf("got\n%q\nwant\n%q", out.String(), want)
+	}
+
+	out.Reset()
+	v.hosts = []string{"web1", "web2"}
+	v.listInstances(list[:1], shown)
+	want = "HOST    NAME  STATE    PORT\n" +
+		"web1  \x1b[0;1;32m● a\x1b[0m     \x1b[0;1;32mrunning\x1b[0m  1\n" +
+		"\n1 instance listed.\n"
+	if out.String() != want {
+		t.Errorf("of several hosts: got\n%q\nwant\n%q", out.String(), want)
 	}
 }

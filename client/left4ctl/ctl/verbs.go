@@ -35,6 +35,11 @@ A NAME may be a pattern with *, ? and […], in quotes so that the shell leaves 
 const showHelp = `
 A NAME may be a pattern with *, ? and […], in quotes so that the shell leaves it alone.`
 
+const hostsHelp = `
+
+Several --host are asked at the same time, each for 15 s at most, and without a password; one
+that cannot be reached is told, does not hide the others, and makes the exit status 1.`
+
 // verbs is the table of all that left4ctl can do, in the order of help.
 func verbs() []command {
 	return []command{
@@ -165,10 +170,10 @@ with the blueprints and overlays that they need. Neither the files of overlays n
 password is in it. On the same host, apply with it changes nothing.` + showHelp,
 			run: runExport,
 		}, {
-			name: "list", args: "[NAME]…", group: groupLook, max: -1,
+			name: "list", args: "[NAME]…", group: groupLook, max: -1, hosts: true,
 			summary: "list the instances",
 			help: `Lists the instances, or those that are named. A NAME may be a pattern with *, ? and […], in
-quotes so that the shell leaves it alone.
+quotes so that the shell leaves it alone.` + hostsHelp + `
 
 --json prints an array of objects with name, label, state (stopped, starting, running,
 stopping, restarting, failed), desired_state (running, stopped), cause, blueprint ("" for
@@ -176,15 +181,16 @@ none), port, object (the path on the bus), overlays (name and alias, highest pre
 first), unit, owner (uid), owner_name ("" for none), drifted, pending_restart, pending_cause,
 main_pid (0 for none), state_since (RFC 3339, or null), restarts, limits (as in a unit file)
 and job (what is at work on it: id, kind, target, state, progress from 0 to 1 or null, and
-status; or null).`,
+status; or null), and host if several were given.`,
 			flags: listFlags, run: runList,
 		},
 		{
-			name: "status", args: "[NAME]…", group: groupLook, max: -1,
+			name: "status", args: "[NAME]…", group: groupLook, max: -1, hosts: true,
 			summary: "show instances and their last log lines, or left4d itself",
 			help: `Shows all that is known of an instance, and the newest lines of its log; overlays and limits
 are those that it has of its blueprint, too. Without a NAME it shows the version of left4d,
-the game, which instances need somebody and why, and the jobs that are under way.` + showHelp + `
+the game, which instances need somebody and why, and the jobs that are under way.` + showHelp + hostsHelp + `
+With --host the log is left out if -n is not given, and always with several.
 
 The exit status is 3 if the instance is stopped or failed, 4 if there is none of that name;
 of several it is that of the first that has one.
@@ -192,7 +198,8 @@ of several it is that of the first that has one.
 --json prints an object with the fields of list. For several, or a pattern, it is an array
 of them. Without a NAME the fields are version, since (RFC 3339, or null), game_revision (0
 for none), instances, states (how many instances are in each), attention (an array with the
-fields of list) and jobs (an array with those of job in list).`,
+fields of list) and jobs (an array with those of job in list), and host if several were
+given, of which it is an array.`,
 			flags: statusFlags, run: runStatus,
 		},
 		{
@@ -232,7 +239,7 @@ message and cursor (of the journal).`,
 			help: `Prints a line for all that happens from now on: states of instances and why, changes of
 definitions, overlays, the game, jobs with their steps, and when left4d goes and comes back.
 With NAMEs, or patterns with *, ? and […] in quotes, only what is about such instances, overlays
-and blueprints, and the jobs on them. It ends with Ctrl-C, or when nobody reads what it prints.
+and blueprints, and the jobs on them. It ends with Ctrl-C, or when nobody reads what it prints.` + hostsHelp + `
 
 --json prints an object a line, and more of them: with time (RFC 3339), event (instance-added,
 -changed, -state, -removed; blueprint-added, -changed, -removed; overlay-added, -changed,
