@@ -14,6 +14,7 @@ import (
 type BlueprintInfo struct {
 	Name      string
 	Owner     uint32    // uid of who created it
+	OwnerName string    // the login name of that user on left4d's machine; empty where there was none
 	Overlays  []Overlay // highest precedence first
 	Limits    Limits
 	Instances []string // that are bound to it, by name
@@ -59,6 +60,7 @@ func blueprintInfo(object dbus.ObjectPath, p *properties) (BlueprintInfo, error)
 	b := BlueprintInfo{Object: object}
 	p.get("Name", &b.Name)
 	p.get("Owner", &b.Owner)
+	p.get("OwnerName", &b.OwnerName)
 	p.get("Overlays", &b.Overlays)
 	p.get("Instances", &b.Instances)
 	b.Limits = p.limits("Limits")

@@ -10,6 +10,10 @@
 // It needs no settings: it speaks to me.left4 on the system bus (or on the bus that DBUS_SYSTEM_BUS_ADDRESS names),
 // which starts left4d where it does not run. Who may do what is decided there, by polkit; the package adds no check of
 // its own. Methods that change a definition return when it is stored; methods that take time return a Job at once.
+// Watch tells all that happens. DialHost does the same with the left4d of another machine, through ssh.
+//
+// Besides the errors that stand with a method, each may end with that of its context or with one that IsUnavailable
+// knows, and ErrQuotaExceeded meets whoever asks too much at once.
 //
 // The bus interface is version 1 and only grows, so a program that uses this package goes on working with newer
 // versions of left4d.
@@ -40,12 +44,14 @@ type Client struct {
 	// upgraded. Dial sets 30 seconds.
 	Patience time.Duration
 
-	conn *dbus.Conn
+	conn   *dbus.Conn
+	bridge *bridge // to the bus of another machine, nil where it is that of this one
 
 	mu         sync.Mutex
 	owner      string // unique name of the connection that owns me.left4 now, "" while nobody does
 	ownerKnown bool
 	watches    map[dbus.ObjectPath][]*watch
+	viewers    map[*viewer]bool
 	results    map[dbus.ObjectPath]JobSummary // of jobs that ended, so that none is missed before somebody waits for it
 	ended      []dbus.ObjectPath              // the keys of results, oldest first
 }
@@ -54,7 +60,8 @@ type Client struct {
 const maxResults = 256
 
 // Dial connects to the system bus. It does not start left4d: the first call does.
-// ctx bounds the connecting alone; the connection lasts until Close.
+// ctx bounds the connecting alone; the connection lasts until Close. Errors: that of ctx, else one that IsUnavailable
+// knows.
 func Dial(ctx context.Context) (*Client, error) {
 	life, cancel := context.WithCancel(context.Background())
 	stop := context.AfterFunc(ctx, cancel)
@@ -82,12 +89,29 @@ func newClient() *Client {
 	return &Client{
 		Patience: 30 * time.Second,
 		watches:  make(map[dbus.ObjectPath][]*watch),
+		viewers:  make(map[*viewer]bool),
 		results:  make(map[dbus.ObjectPath]JobSummary),
 	}
 }
 
 // Close ends the connection. Calls and waits that are under way end with an error that IsUnavailable knows.
-func (c *Client) Close() error { return c.conn.Close() }
+func (c *Client) Close() error {
+	if c.bridge != nil {
+		c.bridge.Close() // first: it ends a write that goes nowhere, which holds up the rest
+	}
+	if c.conn == nil {
+		return nil
+	}
+	return c.conn.Close()
+}
+
+// passes refuses what needs a descriptor to pass, where none can.
+func (c *Client) passes(what string) error {
+	if c.bridge == nil {
+		return nil
+	}
+	return &Error{ErrNotSupported.(*Error).Name, fmt.Sprintf("cannot %s over ssh: run it on %s itself", what, c.bridge.host)}
+}
 
 // ServiceInfo is what left4d tells of itself.
 type ServiceInfo struct {
@@ -102,6 +126,10 @@ func (c *Client) Service(ctx context.Context) (ServiceInfo, error) {
 	if err != nil {
 		return ServiceInfo{}, err
 	}
+	return serviceInfo(p)
+}
+
+func serviceInfo(p *properties) (ServiceInfo, error) {
 	var info ServiceInfo
 	p.get("Version", &info.Version)
 	p.get("GameRevision", &info.GameRevision)
@@ -119,17 +147,18 @@ func (c *Client) manager(ctx context.Context, member string, args []any, results
 // call sends one method call to left4d and stores the answer in results. It makes the message by hand, because godbus'
 // Object.Call drops the flag that lets polkit ask.
 func (c *Client) call(ctx context.Context, path dbus.ObjectPath, iface, member string, args []any, results ...any) error {
-	err := c.send(ctx, path, iface, member, args, results...)
+	err := c.send(ctx, 0, path, iface, member, args, results...)
 	// A left4d that left while it was asked: the bus starts it again, and a question can be put twice.
 	if errors.Is(err, errNoReply) && reads.MatchString(member) {
-		err = c.send(ctx, path, iface, member, args, results...)
+		err = c.send(ctx, 0, path, iface, member, args, results...)
 	}
 	return err
 }
 
-func (c *Client) send(ctx context.Context, path dbus.ObjectPath, iface, member string, args []any, results ...any) error {
+func (c *Client) send(ctx context.Context, flags dbus.Flags, path dbus.ObjectPath, iface, member string, args []any, results ...any) error {
 	msg := &dbus.Message{
-		Type: dbus.TypeMethodCall,
+		Type:  dbus.TypeMethodCall,
+		Flags: flags,
 		Headers: map[dbus.HeaderField]dbus.Variant{
 			dbus.FieldDestination: dbus.MakeVariant(names.Service),
 			dbus.FieldPath:        dbus.MakeVariant(path),

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
+	"syscall"
 
 	"github.com/godbus/dbus/v5"
 
@@ -49,8 +51,8 @@ var (
 	ErrQuotaExceeded    error = &Error{Name: names.Error + "QuotaExceeded"}
 	ErrAccessDenied     error = &Error{Name: names.ErrAccessDenied}
 	ErrInteractiveAuth  error = &Error{Name: names.ErrInteractive}
+	ErrNotSupported     error = &Error{Name: "org.freedesktop.DBus.Error.NotSupported"}
 	errNoReply          error = &Error{Name: "org.freedesktop.DBus.Error.NoReply"}
-	errDisconnected           = &Error{Name: disconnected, Message: "the connection to the system bus is lost"}
 	errUnknownObject    error = &Error{Name: "org.freedesktop.DBus.Error.UnknownObject"}
 	errUnknownInterface error = &Error{Name: "org.freedesktop.DBus.Error.UnknownInterface"}
 )
@@ -111,10 +113,19 @@ func (c *Client) fromBus(err error) error {
 		return &Error{Name: e.Name, Message: message}
 	case errors.As(err, &format):
 		return &Error{Name: names.Error + "InvalidArgument", Message: "a text that is not UTF-8, or holds a NUL byte, cannot be sent"}
-	case errors.Is(err, dbus.ErrClosed), errors.Is(err, io.EOF), errors.As(err, &network), c.conn.Context().Err() != nil:
-		return errDisconnected
+	case errors.Is(err, dbus.ErrClosed), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, os.ErrClosed),
+		errors.Is(err, syscall.EPIPE), errors.As(err, &network), c.conn.Context().Err() != nil:
+		return c.disconnected()
 	}
 	return err
+}
+
+// disconnected is the error when there is no connection any more.
+func (c *Client) disconnected() error {
+	if c.bridge != nil {
+		return &Error{disconnected, c.bridge.lost()}
+	}
+	return &Error{disconnected, "the connection to the system bus is lost"}
 }
 
 func first(body []any) any {

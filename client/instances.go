@@ -30,8 +30,10 @@ type Instance struct {
 	Overlays       []Overlay // highest precedence first, those of its blueprint included
 	Unit           string    // the systemd unit
 	Owner          uint32    // uid of who created it
+	OwnerName      string    // the login name of that user on left4d's machine; empty where there was none
 	Drifted        bool      // State is not DesiredState, and no job is about to mend that
 	PendingRestart bool      // what runs is not what the next start would give
+	PendingCause   string    // what the next start would bring, for people; empty where PendingRestart is false
 	MainPID        uint32    // 0 while nothing runs
 	StateSince     time.Time // zero where it is not known
 	Restarts       uint32    // automatic ones since somebody last started it
@@ -151,10 +153,12 @@ func instanceInfo(object dbus.ObjectPath, p *properties) (Instance, error) {
 	p.get("Port", &i.Port)
 	p.get("Unit", &i.Unit)
 	p.get("Owner", &i.Owner)
+	p.get("OwnerName", &i.OwnerName)
 	p.get("State", &i.State)
 	p.get("DesiredState", &i.DesiredState)
 	p.get("Drifted", &i.Drifted)
 	p.get("PendingRestart", &i.PendingRestart)
+	p.get("PendingCause", &i.PendingCause)
 	p.get("Cause", &i.Cause)
 	p.get("MainPID", &i.MainPID)
 	p.get("StateSince", &since)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"runtime"
 	"time"
@@ -44,9 +45,13 @@ type JobSummary struct {
 // JobInfo is all that left4d tells of one job.
 type JobInfo struct {
 	JobSummary
-	Progress   float64 // 0 to 1, negative where it is not known
-	Status     string  // the step it is at, for people; may be empty
-	Requester  uint32  // uid of who asked for it
+	Progress  float64 // 0 to 1, negative where it is not known
+	Status    string  // the step it is at, for people; may be empty
+	Requester uint32  // uid of who asked for it
+	// RequesterName is the login name that this user had then on left4d's machine; empty where there was none.
+	RequesterName string
+	// Timeout is when it is given up: counted from Created where its caller has set it, else from Started.
+	Timeout    time.Duration
 	Created    time.Time
 	Started    time.Time // zero until it starts
 	Finished   time.Time // zero until it ends
@@ -96,8 +101,12 @@ func (c *Client) job(ctx context.Context, member string, args ...any) (*Job, err
 // ImportGame imports the game from the tar stream (plain, gzip or zstd) that stream, a file or the reading end of a
 // pipe, carries. left4d gets the descriptor itself: the caller may close stream as soon as ImportGame returns, and has
 // to if it is a pipe. size is the stream's length in bytes, for the progress, and 0 where it is not known.
-// OpenSource makes a stream of a directory. Errors: ErrInvalidArgument, ErrBusy, ErrQuotaExceeded, ErrAccessDenied.
+// OpenSource makes a stream of a directory.
+// Errors: ErrInvalidArgument, ErrBusy, ErrQuotaExceeded, ErrAccessDenied, ErrNotSupported.
 func (c *Client) ImportGame(ctx context.Context, stream *os.File, size uint64, o JobOptions) (*Job, error) {
+	if err := c.passes("import the game"); err != nil {
+		return nil, err
+	}
 	options := o.variants()
 	if size > 0 {
 		options["size"] = dbus.MakeVariant(size)
@@ -118,10 +127,35 @@ func (c *Client) GetJob(ctx context.Context, id uint32) (*Job, error) {
 	return c.job(ctx, "GetJob", id)
 }
 
-// ListJobs returns the newest jobs (left4d decides how many), newest first.
-func (c *Client) ListJobs(ctx context.Context) ([]JobSummary, error) {
+// JobFilter selects jobs; what is left empty selects all.
+type JobFilter struct {
+	Target    string
+	Kind      string
+	State     string
+	Requester *uint32 // uid of who asked for it
+	Limit     uint32  // how many, of the newest; 0 leaves that to left4d
+}
+
+func (f JobFilter) variants() map[string]dbus.Variant {
+	m := map[string]dbus.Variant{}
+	for key, text := range map[string]string{"target": f.Target, "kind": f.Kind, "state": f.State} {
+		if text != "" {
+			m[key] = dbus.MakeVariant(text)
+		}
+	}
+	if f.Requester != nil {
+		m["requester"] = dbus.MakeVariant(*f.Requester)
+	}
+	if f.Limit > 0 {
+		m["limit"] = dbus.MakeVariant(f.Limit)
+	}
+	return m
+}
+
+// ListJobs returns the jobs that the filter selects, those of the history included, newest first.
+func (c *Client) ListJobs(ctx context.Context, f JobFilter) ([]JobSummary, error) {
 	var list []JobSummary
-	err := c.manager(ctx, "ListJobs", []any{noOptions()}, &list)
+	err := c.manager(ctx, "ListJobs", []any{f.variants()}, &list)
 	return list, err
 }
 
@@ -140,20 +174,27 @@ func (j *Job) Info(ctx context.Context) (JobInfo, error) {
 	if err != nil {
 		return JobInfo{}, gone(err, ErrNoSuchJob, fmt.Sprintf("job %d", j.ID))
 	}
-	info := JobInfo{JobSummary: JobSummary{ID: j.ID, Object: object}, Progress: -1}
+	return jobInfo(object, p)
+}
+
+func jobInfo(object dbus.ObjectPath, p *properties) (JobInfo, error) {
+	id, _ := names.JobID(object)
+	info := JobInfo{JobSummary: JobSummary{ID: id, Object: object}, Progress: -1}
 	info.update(p)
 	return info, p.err
 }
 
 func (i *JobInfo) update(p *properties) {
-	var created, started, finished uint64
+	var timeout, created, started, finished uint64
 	p.get("Kind", &i.Kind)
 	p.get("Target", &i.Target)
 	p.get("State", &i.State)
 	p.get("Progress", &i.Progress)
 	p.get("Status", &i.Status)
 	p.get("Requester", &i.Requester)
+	p.get("RequesterName", &i.RequesterName)
 	p.get("Cause", &i.Cause)
+	p.get("Timeout", &timeout)
 	p.get("Created", &created)
 	p.get("Started", &started)
 	p.get("Finished", &finished)
@@ -162,6 +203,9 @@ func (i *JobInfo) update(p *properties) {
 		if *usec != 0 {
 			*into = moment(*usec)
 		}
+	}
+	if timeout != 0 {
+		i.Timeout = time.Duration(min(timeout, math.MaxInt64/1000)) * time.Microsecond
 	}
 }
 
@@ -253,7 +297,7 @@ func (j *Job) follow(ctx context.Context, w *watch, info *JobInfo, progress func
 		if attempt < 3 && errors.Is(err, errNoReply) {
 			continue // it left while it was asked: the next call makes the bus start it again
 		}
-		for absent := true; absent; absent = !j.c.present() {
+		for absent := true; absent; absent = j.c.present() == "" {
 			if failed := j.sleep(ctx, w, patience); errors.Is(failed, errPatience) {
 				return err
 			} else if failed != nil {
@@ -298,7 +342,7 @@ func (j *Job) sleep(ctx context.Context, w *watch, patience <-chan time.Time) er
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-j.c.conn.Context().Done():
-		return errDisconnected
+		return j.c.disconnected()
 	}
 }
 

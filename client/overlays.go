@@ -24,6 +24,7 @@ type OverlayInfo struct {
 	ID        uint32 // never given out again
 	Type      string // files
 	Owner     uint32 // uid of who created it
+	OwnerName string // the login name of that user on left4d's machine; empty where there was none
 	State     string // ready, building, failed, empty
 	Cause     string // why State is what it is, for people; may be empty
 	Revision  uint32 // the one that the next start of an instance mounts, 0 while there is none
@@ -111,8 +112,11 @@ func (c *Client) updateOverlay(ctx context.Context, name string, config OverlayC
 
 // ImportOverlay makes a new revision of an overlay from the tar stream that stream, a file or the reading end of a
 // pipe, carries; the descriptor is handled as by ImportGame.
-// Errors: ErrNoSuchOverlay, ErrInvalidArgument, ErrBusy, ErrQuotaExceeded, ErrAccessDenied.
+// Errors: ErrNoSuchOverlay, ErrInvalidArgument, ErrBusy, ErrQuotaExceeded, ErrAccessDenied, ErrNotSupported.
 func (c *Client) ImportOverlay(ctx context.Context, name string, stream *os.File, o ImportOptions) (*Job, error) {
+	if err := c.passes("import into overlay " + name); err != nil {
+		return nil, err
+	}
 	options := JobOptions{Timeout: o.Timeout}.variants()
 	if o.Size > 0 {
 		options["size"] = dbus.MakeVariant(o.Size)
@@ -165,6 +169,7 @@ func overlayInfo(object dbus.ObjectPath, p *properties) (OverlayInfo, error) {
 	p.get("Id", &o.ID)
 	p.get("Type", &o.Type)
 	p.get("Owner", &o.Owner)
+	p.get("OwnerName", &o.OwnerName)
 	p.get("State", &o.State)
 	p.get("Cause", &o.Cause)
 	p.get("Revision", &o.Revision)
@@ -252,8 +257,12 @@ func (c *Client) ListOverlayFiles(ctx context.Context, name, path string, revisi
 	return entries, more, nil
 }
 
-// OpenOverlayFile opens a file of an overlay for reading; revision 0 is the current one. Errors as ListOverlayFiles.
+// OpenOverlayFile opens a file of an overlay for reading; revision 0 is the current one.
+// Errors as ListOverlayFiles, and ErrNotSupported.
 func (c *Client) OpenOverlayFile(ctx context.Context, name, path string, revision uint32) (*os.File, error) {
+	if err := c.passes("read a file of overlay " + name); err != nil {
+		return nil, err
+	}
 	var fd dbus.UnixFD
 	if err := c.ofOverlay(ctx, name, "OpenFile", []any{path, atRevision(revision)}, &fd); err != nil {
 		return nil, err

@@ -35,7 +35,7 @@ func TestOverlayIsMadeFilledRolledBackAndDeleted(t *testing.T) {
 		{1, time.Unix(1700000060, 0), 0, 0}, {2, time.Unix(1700000120, 0), 1, 12}, {3, time.Unix(1700000180, 0), 1, 4},
 	}
 	expect(t, o, client.OverlayInfo{
-		Name: "sm", ID: 1, Type: "files", State: "ready", Revision: 3, Revisions: revisions, Files: 1, Size: 4, Object: object,
+		Name: "sm", ID: 1, Type: "files", OwnerName: "root", State: "ready", Revision: 3, Revisions: revisions, Files: 1, Size: 4, Object: object,
 	})
 	config, err := c.GetOverlayConfig(ctx, "sm")
 	if err != nil || *config.Keep != 3 {

@@ -78,20 +78,21 @@ func (c *Client) DeliverSignal(_, _ string, s *dbus.Signal) {
 			return
 		}
 		c.owner, c.ownerKnown = after, true
+		c.queue(s)
 		for path := range c.watches {
 			c.tell(path, event{again: true})
 		}
+		return
 	case c.owner == "" || s.Sender != c.owner:
 		return
+	}
+	c.queue(s)
+	switch {
 	case s.Name == names.Manager+".JobRemoved" && s.Path == names.Root:
-		var id uint32
-		var path dbus.ObjectPath
-		var kind, target, result string
-		if dbus.Store(s.Body, &id, &path, &kind, &target, &result) != nil {
-			return
+		if job, ok := endedJob(s); ok {
+			c.keepResult(job)
+			c.tell(job.Object, event{again: true})
 		}
-		c.keepResult(JobSummary{ID: id, Kind: kind, Target: target, State: result, Object: path})
-		c.tell(path, event{again: true})
 	case s.Name == names.Properties+".PropertiesChanged":
 		var iface string
 		var changed map[string]dbus.Variant
@@ -101,6 +102,12 @@ func (c *Client) DeliverSignal(_, _ string, s *dbus.Signal) {
 		}
 		c.tell(s.Path, event{changed: changed, again: len(invalidated) > 0})
 	}
+}
+
+// endedJob reads a JobRemoved.
+func endedJob(s *dbus.Signal) (j JobSummary, ok bool) {
+	err := dbus.Store(s.Body, &j.ID, &j.Object, &j.Kind, &j.Target, &j.State)
+	return j, err == nil
 }
 
 // keepResult remembers how a job ended. Called with mu held.
@@ -166,8 +173,9 @@ func (c *Client) result(path dbus.ObjectPath) (job JobSummary, ended bool) {
 	return job, ended
 }
 
-func (c *Client) present() bool {
+// present is the unique name of left4d, "" while it is away.
+func (c *Client) present() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.owner != ""
+	return c.owner
 }

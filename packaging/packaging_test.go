@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -25,16 +26,37 @@ func text(t *testing.T, file string) string {
 
 func help(t *testing.T, args ...string) string {
 	t.Helper()
+	return run(t, append([]string{"help"}, args...)...)
+}
+
+func run(t *testing.T, args ...string) string {
+	t.Helper()
 	var out, errs bytes.Buffer
-	if code := ctl.Run(context.Background(), "0", append([]string{"help"}, args...), strings.NewReader(""), &out, &errs); code != 0 {
-		t.Fatalf("help %v: exit status %d\n%s", args, code, errs.String())
+	if code := ctl.Run(context.Background(), "0", args, strings.NewReader(""), &out, &errs); code != 0 {
+		t.Fatalf("%v: exit status %d\n%s", args, code, errs.String())
 	}
 	return out.String()
 }
 
+// completed are the words that could come next on a command line.
+func completed(t *testing.T, line string, next string) []string {
+	t.Helper()
+	var words []string
+	lines := strings.Split(run(t, append(append([]string{"__complete", "--"}, strings.Fields(line)...), next)...), "\n")
+	for _, line := range lines[1:] {
+		word, _, _ := strings.Cut(line, "\t")
+		words = append(words, word)
+	}
+	return words
+}
+
 func TestManualAndCompletionsKnowEveryVerbAndFlag(t *testing.T) {
 	manual := text(t, "man/left4ctl.1")
-	completions := []string{"completions/left4ctl.bash", "completions/_left4ctl", "completions/left4ctl.fish"}
+	for _, file := range []string{"completions/left4ctl.bash", "completions/_left4ctl", "completions/left4ctl.fish"} {
+		if !strings.Contains(text(t, file), " __complete -- ") {
+			t.Errorf("%s does not ask left4ctl", file)
+		}
+	}
 	verbs := regexp.MustCompile(`(?m)^  ([a-z]+(?: [a-z]+)?)(?: [A-Z[][^ ]*)*  +\S`).FindAllStringSubmatch(help(t), -1)
 	if len(verbs) < 15 {
 		t.Fatalf("help lists only %v", verbs)
@@ -44,23 +66,38 @@ func TestManualAndCompletionsKnowEveryVerbAndFlag(t *testing.T) {
 		if !regexp.MustCompile(`(?m)^\.It Cm ` + verb + `( |$)`).MatchString(manual) {
 			t.Errorf("left4ctl(1) does not know %s", verb)
 		}
-		for _, file := range completions {
-			for _, word := range strings.Fields(verb) {
-				if !regexp.MustCompile(`\b` + word + `\b`).MatchString(text(t, file)) {
-					t.Errorf("%s does not know %s", file, verb)
-				}
-			}
+		before, last := "", verb
+		if at := strings.LastIndexByte(verb, ' '); at >= 0 {
+			before, last = verb[:at], verb[at+1:]
 		}
-		for _, f := range regexp.MustCompile(`(?m)^ +(?:-[a-z], )?--([a-z-]+)`).FindAllStringSubmatch(help(t, strings.Fields(verb)...), -1) {
+		if !slices.Contains(completed(t, before, ""), last) {
+			t.Errorf("%s is not completed", verb)
+		}
+		flags := completed(t, verb, "--")
+		for _, f := range regexp.MustCompile(`(?m)^ +(?:-[a-zA-Z], )?--([a-z-]+)`).FindAllStringSubmatch(help(t, strings.Fields(verb)...), -1) {
 			flag := f[1]
 			if !regexp.MustCompile(`(?m)^\.It .*Fl -` + flag + `( |$)`).MatchString(manual) {
 				t.Errorf("left4ctl(1) does not know --%s of %s", flag, verb)
 			}
-			for _, file := range completions {
-				if !regexp.MustCompile(`(--|-l )` + flag + `\b`).MatchString(text(t, file)) {
-					t.Errorf("%s does not know --%s of %s", file, flag, verb)
-				}
+			if !slices.Contains(flags, "--"+flag) {
+				t.Errorf("--%s of %s is not completed", flag, verb)
 			}
+		}
+	}
+}
+
+func TestManualsAreWellFormed(t *testing.T) {
+	program, err := exec.LookPath("mandoc")
+	if err != nil {
+		t.Skip("mandoc is not installed")
+	}
+	pages, err := filepath.Glob("man/*.[1-8]")
+	if err != nil || len(pages) == 0 {
+		t.Fatal(pages, err)
+	}
+	for _, page := range pages {
+		if out, err := exec.Command(program, "-T", "lint", "-W", "warning", page).CombinedOutput(); err != nil {
+			t.Errorf("%s: %v\n%s", page, err, out)
 		}
 	}
 }

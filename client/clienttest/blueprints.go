@@ -16,6 +16,7 @@ import (
 func (d *Daemon) AddBlueprint(name string, config map[string]dbus.Variant) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	defer d.tell()
 	d.blueprints[name] = maps.Clone(config)
 }
 
@@ -23,6 +24,7 @@ func (d *Daemon) AddBlueprint(name string, config map[string]dbus.Variant) {
 func (d *Daemon) Bind(instance, blueprint string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	defer d.tell()
 	d.instances[instance].Config["blueprint"] = dbus.MakeVariant(blueprint)
 	d.instances[instance].Properties["Blueprint"] = blueprint
 }
@@ -126,7 +128,7 @@ func (d *Daemon) boundTo(blueprint string) []string {
 func (d *Daemon) blueprintProperties(name string) map[string]any {
 	config := d.blueprints[name]
 	return map[string]any{
-		"Name": name, "Owner": uint32(0), "Overlays": overlaysOf(config), "Limits": limitsOf(config), "Instances": d.boundTo(name),
+		"Name": name, "Owner": uint32(0), "OwnerName": "root", "Overlays": overlaysOf(config), "Limits": limitsOf(config), "Instances": d.boundTo(name),
 	}
 }
 
@@ -156,6 +158,7 @@ func (m *manager) blueprint(msg dbus.Message, name string, config options, creat
 	if err := d.check(config); err != nil {
 		return "", err
 	}
+	defer d.tell()
 	if create {
 		d.blueprints[name] = map[string]dbus.Variant{}
 	}
@@ -181,6 +184,7 @@ func (m *manager) DeleteBlueprint(msg dbus.Message, name string, o options) *dbu
 	if bound := d.boundTo(name); len(bound) > 0 {
 		return dbus.NewError(names.Error+"InUse", []any{fmt.Sprintf("cannot delete blueprint %s: instances %s are bound to it", name, strings.Join(bound, ", "))})
 	}
+	defer d.tell()
 	delete(d.blueprints, name)
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"os"
 	"path"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -29,7 +30,8 @@ type Daemon struct {
 
 	mu        sync.Mutex
 	cond      *sync.Cond
-	conn      *dbus.Conn // nil while stopped
+	conn      *dbus.Conn      // nil while stopped
+	owed      *sync.WaitGroup // answers to calls that have come in
 	instances map[string]*Instance
 	jobs      map[uint32]*job
 	last      uint32
@@ -45,6 +47,9 @@ type Daemon struct {
 	game        game
 	answers     map[string]answer
 	more        bool // lists say that they left some out
+	permissions map[string]string
+	looks       int                                // how often somebody has asked for all objects
+	told        map[dbus.ObjectPath]map[string]any // properties of all objects as they were signalled last
 }
 
 // game is what is installed.
@@ -108,7 +113,11 @@ func StartDaemon(t testing.TB, bus *Bus) *Daemon {
 		blueprints: map[string]map[string]dbus.Variant{},
 		game:       game{7, []revisionRow{{7, 1700000000000000, 3, 4096}}},
 		answers:    map[string]answer{},
+		permissions: map[string]string{
+			"me.left4.instance.start": "yes", "me.left4.instance.delete": "auth", "me.left4.game.install": "no",
+		},
 	}
+	d.told = d.all()
 	d.cond = sync.NewCond(&d.mu)
 	d.Start()
 	t.Cleanup(func() {
@@ -124,7 +133,16 @@ func StartDaemon(t testing.TB, bus *Bus) *Daemon {
 // Start puts it on the bus.
 func (d *Daemon) Start() {
 	d.t.Helper()
-	conn, err := dbus.Connect(d.bus.Address)
+	answers := new(sync.WaitGroup)
+	conn, err := dbus.Connect(d.bus.Address, dbus.WithIncomingInterceptor(func(msg *dbus.Message) {
+		if msg.Type == dbus.TypeMethodCall && msg.Flags&dbus.FlagNoReplyExpected == 0 {
+			answers.Add(1)
+		}
+	}), dbus.WithOutgoingInterceptor(func(msg *dbus.Message) {
+		if msg.Type == dbus.TypeMethodReply || msg.Type == dbus.TypeError {
+			answers.Done()
+		}
+	}))
 	if err != nil {
 		d.t.Fatal(err)
 	}
@@ -137,7 +155,7 @@ func (d *Daemon) Start() {
 		}
 	}
 	d.mu.Lock()
-	d.conn = conn // before the first call can come in
+	d.conn, d.owed = conn, answers // before the first call can come in
 	d.mu.Unlock()
 	// After Stop the bus may take a moment to see that the name is free; then it tells.
 	signals := make(chan *dbus.Signal, 16)
@@ -154,13 +172,16 @@ func (d *Daemon) Start() {
 	d.t.Fatal("the bus is gone")
 }
 
-// Stop takes it off the bus, as a crash does.
+// Stop takes it off the bus, as a crash does. All that it has signalled, or was asked, is on its way by then.
 func (d *Daemon) Stop() {
 	d.mu.Lock()
-	conn := d.conn
+	conn, owed := d.conn, d.owed
 	d.conn = nil
 	d.mu.Unlock()
 	if conn != nil {
+		owed.Wait()
+		// The bus reads nothing more of a connection that was closed before all was read that it had sent.
+		conn.BusObject().Call(names.Peer+".Ping", 0)
 		conn.Close()
 	}
 }
@@ -169,15 +190,16 @@ func (d *Daemon) Stop() {
 func (d *Daemon) AddInstance(name string, port uint16, properties map[string]any) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	defer d.tell()
 	d.addInstance(name, port, properties)
 }
 
 func (d *Daemon) addInstance(name string, port uint16, properties map[string]any) {
 	p := map[string]any{
 		"Name": name, "Label": "", "Blueprint": "", "Overlays": []client.Overlay{}, "Port": port,
-		"Unit": "left4-server@" + name + ".service", "Owner": uint32(0), "State": "stopped", "DesiredState": "stopped",
-		"Drifted": false, "PendingRestart": false, "Cause": "", "MainPID": uint32(0), "StateSince": uint64(0),
-		"Restarts": uint32(0), "Limits": map[string]dbus.Variant{},
+		"Unit": "left4-server@" + name + ".service", "Owner": uint32(0), "OwnerName": "root", "State": "stopped",
+		"DesiredState": "stopped", "Drifted": false, "PendingRestart": false, "PendingCause": "", "Cause": "",
+		"MainPID": uint32(0), "StateSince": uint64(0), "Restarts": uint32(0), "Limits": map[string]dbus.Variant{},
 	}
 	maps.Copy(p, properties)
 	d.instances[name] = &Instance{Properties: p, Config: map[string]dbus.Variant{"port": dbus.MakeVariant(port)}}
@@ -187,6 +209,7 @@ func (d *Daemon) addInstance(name string, port uint16, properties map[string]any
 func (d *Daemon) SetProperties(name string, properties map[string]any) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	defer d.tell()
 	maps.Copy(d.instances[name].Properties, properties)
 }
 
@@ -232,10 +255,26 @@ func (d *Daemon) SetMore(more bool) {
 	d.more = more
 }
 
+// RemoveInstance deletes an instance, as somebody else would.
+func (d *Daemon) RemoveInstance(name string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	defer d.tell()
+	delete(d.instances, name)
+}
+
+// SetPermissions is what GetPermissions answers: actions, and yes, auth or no.
+func (d *Daemon) SetPermissions(permissions map[string]string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.permissions = permissions
+}
+
 // AddGameRevision adds a revision of the game and makes it the current one.
 func (d *Daemon) AddGameRevision(id uint32) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	defer d.tell()
 	d.game.current = id
 	d.game.revisions = append(d.game.revisions, revisionRow{id, 1700000000000000 + uint64(id)*60e6, 3, 4096})
 }
@@ -244,6 +283,7 @@ func (d *Daemon) AddGameRevision(id uint32) {
 func (d *Daemon) SetLimits(name string, limits map[string]dbus.Variant) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	defer d.tell()
 	d.instances[name].Properties["Limits"] = limits
 	d.instances[name].Config["limits"] = dbus.MakeVariant(limits)
 }
@@ -257,6 +297,7 @@ func (d *Daemon) AddJob(target string, properties map[string]any) uint32 {
 		"State": "done", "Progress": 1.0, "Started": uint64(1700000001000000), "Finished": uint64(1700000002000000), "Cancelable": false,
 	})
 	maps.Copy(d.jobs[id].properties, properties)
+	defer d.tell()
 	d.jobs[id].running = true // whatever its state: it has no plan
 	return id
 }
@@ -306,6 +347,17 @@ func (d *Daemon) AwaitHeld(kind string) {
 	}
 }
 
+// AwaitLooks returns how often somebody has asked for all objects, as a client does that watches, when that is at least
+// n times.
+func (d *Daemon) AwaitLooks(n int) int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for d.looks < n {
+		d.cond.Wait()
+	}
+	return d.looks
+}
+
 // Release ends all jobs that their plan holds.
 func (d *Daemon) Release() {
 	d.mu.Lock()
@@ -326,6 +378,7 @@ func (d *Daemon) ForgetJobs() {
 	defer d.mu.Unlock()
 	d.release()
 	clear(d.jobs)
+	d.tell()
 }
 
 // Owner is the unique name on the bus.
@@ -333,6 +386,70 @@ func (d *Daemon) Owner() string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.conn.Names()[0]
+}
+
+// all is what there is: the properties of every object, and the Manager's.
+func (d *Daemon) all() map[dbus.ObjectPath]map[string]any {
+	all := map[dbus.ObjectPath]map[string]any{names.Root: d.serviceProperties()}
+	for name := range d.instances {
+		all[names.InstancePath(name)] = d.instanceProperties(name)
+	}
+	for name := range d.blueprints {
+		all[names.BlueprintPath(name)] = d.blueprintProperties(name)
+	}
+	for name, one := range d.overlays {
+		all[names.OverlayPath(name)] = one.properties(name)
+	}
+	for id, j := range d.jobs {
+		all[names.JobPath(id)] = maps.Clone(j.properties)
+	}
+	return all
+}
+
+func (d *Daemon) serviceProperties() map[string]any {
+	return map[string]any{"Version": "1.2.3", "GameRevision": d.game.current, "GameRevisions": slices.Clone(d.game.revisions)}
+}
+
+// tell signals all that has changed since it was last called, in the order of the paths. Called with mu held.
+func (d *Daemon) tell() {
+	before := d.told
+	d.told = d.all()
+	for _, path := range slices.Sorted(maps.Keys(before)) {
+		if d.told[path] == nil {
+			d.emit(names.Root, names.ObjectManager+".InterfacesRemoved", path, []string{interfaceOf(path)})
+		}
+	}
+	for _, path := range slices.Sorted(maps.Keys(d.told)) {
+		now, was := d.told[path], before[path]
+		if was == nil {
+			d.emit(names.Root, names.ObjectManager+".InterfacesAdded", path, map[string]map[string]dbus.Variant{interfaceOf(path): variants(now)})
+			continue
+		}
+		differ := map[string]any{}
+		for name, value := range now {
+			if !reflect.DeepEqual(was[name], value) {
+				differ[name] = value
+			}
+		}
+		if len(differ) == 0 {
+			continue
+		}
+		d.emit(path, names.Properties+".PropertiesChanged", interfaceOf(path), variants(differ), []string{})
+		if name, ok := names.InstanceName(path); ok && differ["State"] != nil {
+			d.emit(names.Root, names.Manager+".InstanceStateChanged", name, was["State"], now["State"], now["Cause"])
+		}
+	}
+}
+
+func interfaceOf(path dbus.ObjectPath) string {
+	for part, iface := range map[string]string{
+		"/instance/": names.Instance, "/blueprint/": names.Blueprint, "/overlay/": names.Overlay, "/job/": names.Job,
+	} {
+		if strings.Contains(string(path), part) {
+			return iface
+		}
+	}
+	return names.Manager
 }
 
 func (d *Daemon) emit(path dbus.ObjectPath, name string, values ...any) {
@@ -348,14 +465,15 @@ func (d *Daemon) newJob(kind, target string) uint32 {
 	d.last++
 	d.jobs[d.last] = &job{plan: d.plans[kind], properties: map[string]any{
 		"Id": d.last, "Kind": kind, "Target": target, "State": "queued", "Progress": -1.0, "Status": "", "Requester": uint32(0),
-		"Cause": "", "Created": uint64(1700000000000000), "Started": uint64(0), "Finished": uint64(0), "Cancelable": true,
+		"RequesterName": "root", "Cause": "", "Timeout": uint64(600000000), "Created": uint64(1700000000000000),
+		"Started": uint64(0), "Finished": uint64(0), "Cancelable": true,
 	}}
 	return d.last
 }
 
 func (d *Daemon) change(id uint32, changed map[string]any) {
 	maps.Copy(d.jobs[id].properties, changed)
-	d.emit(names.JobPath(id), names.Properties+".PropertiesChanged", names.Job, variants(changed), []string{})
+	d.tell()
 }
 
 // run is a job's life. Called with mu held.
@@ -396,6 +514,7 @@ func (d *Daemon) run(id uint32) {
 	d.end(id, result, cause)
 	if j.plan.Forget {
 		delete(d.jobs, id)
+		d.tell()
 	}
 }
 
@@ -519,6 +638,7 @@ func (m *manager) CreateInstance(msg dbus.Message, name string, config, o option
 	if err != nil {
 		return "", err
 	}
+	defer d.tell()
 	d.addInstance(name, port, nil)
 	d.define(d.instances[name], config)
 	return names.InstancePath(name), nil
@@ -565,12 +685,13 @@ func (m *manager) ConfigureInstance(msg dbus.Message, name string, changes, o op
 		a.secret += "-new"
 		d.answers[name] = a
 	}
+	defer d.tell()
 	d.define(d.instances[name], changes)
 	return nil
 }
 
 // lifecycle is a verb on an instance, which ends in a job.
-func (m *manager) lifecycle(msg dbus.Message, kind, name string) (dbus.ObjectPath, *dbus.Error) {
+func (m *manager) lifecycle(msg dbus.Message, kind, name string, o options) (dbus.ObjectPath, *dbus.Error) {
 	d := m.daemon()
 	d.mu.Lock()
 	unknown := kind != "initialize" && kind != "delete" && d.instances[name] == nil
@@ -590,11 +711,11 @@ func (m *manager) lifecycle(msg dbus.Message, kind, name string) (dbus.ObjectPat
 			return ""
 		}
 	}
-	return m.begin(msg, kind, name, nil, effect)
+	return m.begin(msg, kind, name, o, nil, effect)
 }
 
 // begin begins a job and answers with it.
-func (m *manager) begin(msg dbus.Message, kind, name string, stream *os.File, effect func(map[string]file) string) (dbus.ObjectPath, *dbus.Error) {
+func (m *manager) begin(msg dbus.Message, kind, name string, o options, stream *os.File, effect func(map[string]file) string) (dbus.ObjectPath, *dbus.Error) {
 	d := m.daemon()
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -603,6 +724,10 @@ func (m *manager) begin(msg dbus.Message, kind, name string, stream *os.File, ef
 	}
 	id := d.newJob(kind, name)
 	d.jobs[id].stream, d.jobs[id].effect = stream, effect
+	if timeout, ok := o["timeout"]; ok {
+		d.jobs[id].properties["Timeout"] = timeout.Value()
+	}
+	d.tell()
 	d.emit(names.Root, names.Manager+".JobNew", id, names.JobPath(id), kind, name)
 	if d.jobs[id].plan.Early {
 		d.run(id)
@@ -611,35 +736,35 @@ func (m *manager) begin(msg dbus.Message, kind, name string, stream *os.File, ef
 }
 
 func (m *manager) InitializeInstance(msg dbus.Message, name string, config, o options) (dbus.ObjectPath, *dbus.Error) {
-	return m.lifecycle(msg, "initialize", name)
+	return m.lifecycle(msg, "initialize", name, o)
 }
 
 func (m *manager) StartInstance(msg dbus.Message, name string, o options) (dbus.ObjectPath, *dbus.Error) {
-	return m.lifecycle(msg, "start", name)
+	return m.lifecycle(msg, "start", name, o)
 }
 
 func (m *manager) StopInstance(msg dbus.Message, name string, o options) (dbus.ObjectPath, *dbus.Error) {
-	return m.lifecycle(msg, "stop", name)
+	return m.lifecycle(msg, "stop", name, o)
 }
 
 func (m *manager) RestartInstance(msg dbus.Message, name string, o options) (dbus.ObjectPath, *dbus.Error) {
-	return m.lifecycle(msg, "restart", name)
+	return m.lifecycle(msg, "restart", name, o)
 }
 
 func (m *manager) KillInstance(msg dbus.Message, name string, o options) (dbus.ObjectPath, *dbus.Error) {
-	return m.lifecycle(msg, "kill", name)
+	return m.lifecycle(msg, "kill", name, o)
 }
 
 func (m *manager) ResetInstance(msg dbus.Message, name string, o options) (dbus.ObjectPath, *dbus.Error) {
-	return m.lifecycle(msg, "reset", name)
+	return m.lifecycle(msg, "reset", name, o)
 }
 
 func (m *manager) DeleteInstance(msg dbus.Message, name string, o options) (dbus.ObjectPath, *dbus.Error) {
-	return m.lifecycle(msg, "delete", name)
+	return m.lifecycle(msg, "delete", name, o)
 }
 
 func (m *manager) ImportGame(msg dbus.Message, stream dbus.UnixFD, o options) (dbus.ObjectPath, *dbus.Error) {
-	return m.begin(msg, "import-game", "game", os.NewFile(uintptr(stream), "stream"), nil)
+	return m.begin(msg, "import-game", "game", o, os.NewFile(uintptr(stream), "stream"), nil)
 }
 
 func (m *manager) SetGameRevision(msg dbus.Message, revision uint32, o options) *dbus.Error {
@@ -652,6 +777,7 @@ func (m *manager) SetGameRevision(msg dbus.Message, revision uint32, o options) 
 	if !slices.ContainsFunc(d.game.revisions, func(r revisionRow) bool { return r.ID == revision }) {
 		return invalid("the game has no revision %d", revision)
 	}
+	defer d.tell()
 	d.game.current = revision
 	return nil
 }
@@ -671,6 +797,16 @@ func (m *manager) GetSecret(msg dbus.Message, name, key string) (string, *dbus.E
 		return "", invalid("there is no secret %q", key)
 	}
 	return d.answers[name].secret, nil
+}
+
+func (m *manager) GetPermissions(instance string) (map[string]string, *dbus.Error) {
+	d := m.daemon()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if instance != "" && d.instances[instance] == nil {
+		return nil, noSuchInstance(instance)
+	}
+	return d.permissions, d.failures["GetPermissions"]
 }
 
 func (m *manager) GetInstance(name string) (dbus.ObjectPath, *dbus.Error) {
@@ -730,6 +866,16 @@ func (m *manager) ListJobs(filter options) ([]jobRow, *dbus.Error) {
 	list := []jobRow{}
 	for _, id := range slices.Backward(slices.Sorted(maps.Keys(d.jobs))) {
 		p := d.jobs[id].properties
+		selects := func(key, property string) bool {
+			v, ok := filter[key]
+			return !ok || v.Value() == p[property]
+		}
+		if !selects("target", "Target") || !selects("kind", "Kind") || !selects("state", "State") || !selects("requester", "Requester") {
+			continue
+		}
+		if limit, ok := filter["limit"]; ok && uint32(len(list)) == limit.Value() {
+			break
+		}
 		list = append(list, jobRow{id, p["Kind"].(string), p["Target"].(string), p["State"].(string), p["Cause"].(string), names.JobPath(id)})
 	}
 	return list, nil
@@ -800,22 +946,20 @@ func (i *instanceFace) ListConflicts(msg dbus.Message, o options) ([]client.Conf
 	return d.conflicts(layers), i.more, i.failures["ListConflicts"]
 }
 
-// objects is org.freedesktop.DBus.ObjectManager. Jobs are left out: it is not for them that clients ask.
+// objects is org.freedesktop.DBus.ObjectManager.
 type objects Daemon
 
 func (o *objects) GetManagedObjects() (map[dbus.ObjectPath]map[string]map[string]dbus.Variant, *dbus.Error) {
 	d := (*Daemon)(o)
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.looks++
+	d.cond.Broadcast()
 	all := map[dbus.ObjectPath]map[string]map[string]dbus.Variant{}
-	for name := range d.instances {
-		all[names.InstancePath(name)] = map[string]map[string]dbus.Variant{names.Instance: variants(d.instanceProperties(name))}
-	}
-	for name := range d.blueprints {
-		all[names.BlueprintPath(name)] = map[string]map[string]dbus.Variant{names.Blueprint: variants(d.blueprintProperties(name))}
-	}
-	for name, one := range d.overlays {
-		all[names.OverlayPath(name)] = map[string]map[string]dbus.Variant{names.Overlay: variants(one.properties(name))}
+	for path, properties := range d.all() {
+		if path != names.Root {
+			all[path] = map[string]map[string]dbus.Variant{interfaceOf(path): variants(properties)}
+		}
 	}
 	return all, d.failures["GetManagedObjects"]
 }
@@ -854,7 +998,7 @@ func (p *props) GetAll(msg dbus.Message, iface string) (map[string]dbus.Variant,
 		return variants(d.overlays[name].properties(name)), nil
 	}
 	if path == names.Root && iface == names.Manager {
-		return variants(map[string]any{"Version": "1.2.3", "GameRevision": d.game.current, "GameRevisions": d.game.revisions}), nil
+		return variants(d.serviceProperties()), nil
 	}
 	return nil, dbus.NewError("org.freedesktop.DBus.Error.UnknownObject", []any{"there is no " + string(path)})
 }

@@ -46,6 +46,7 @@ type revisionRow struct {
 func (d *Daemon) AddOverlay(name string, files map[string]string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	defer d.tell()
 	o := d.addOverlay(name, "files", 1)
 	for name, text := range files {
 		o.at(0).put(name, file{"file", 0o644, []byte(text)})
@@ -64,6 +65,7 @@ func (d *Daemon) addOverlay(name, kind string, keep uint32) *overlay {
 func (d *Daemon) PublishOverlay(name string, files map[string]string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	defer d.tell()
 	next := revision{files: maps.Clone(d.overlays[name].at(0).files)}
 	for name, text := range files {
 		next.put(name, file{"file", 0o644, []byte(text)})
@@ -75,6 +77,7 @@ func (d *Daemon) PublishOverlay(name string, files map[string]string) {
 func (d *Daemon) SetOverlay(name string, properties map[string]any) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	defer d.tell()
 	maps.Copy(d.overlays[name].override, properties)
 }
 
@@ -146,7 +149,7 @@ func (o *overlay) properties(name string) map[string]any {
 	}
 	current := o.at(0).row()
 	p := map[string]any{
-		"Name": name, "Id": o.id, "Type": o.kind, "Owner": uint32(0), "State": "ready", "Cause": "", "Revision": o.current,
+		"Name": name, "Id": o.id, "Type": o.kind, "Owner": uint32(0), "OwnerName": "root", "State": "ready", "Cause": "", "Revision": o.current,
 		"Revisions": rows, "Files": current.Files, "Size": current.Bytes,
 	}
 	maps.Copy(p, o.override)
@@ -194,6 +197,7 @@ func (m *manager) CreateOverlay(msg dbus.Message, name, kind string, config, o o
 	if v, ok := config["keep"]; ok {
 		keep = v.Value().(uint32)
 	}
+	defer d.tell()
 	d.addOverlay(name, kind, keep)
 	return names.OverlayPath(name), nil
 }
@@ -209,6 +213,7 @@ func (m *manager) UpdateOverlay(msg dbus.Message, name, kind string, config, o o
 	if one == nil {
 		return "", noSuchOverlay(name)
 	}
+	defer d.tell()
 	if v, ok := config["keep"]; ok {
 		one.keep = v.Value().(uint32)
 	}
@@ -238,7 +243,7 @@ func (m *manager) ImportOverlay(msg dbus.Message, name string, stream dbus.UnixF
 		}
 		return "", noSuchOverlay(name)
 	}
-	return m.begin(msg, "import-overlay", name, f, func(got map[string]file) string {
+	return m.begin(msg, "import-overlay", name, o, f, func(got map[string]file) string {
 		if base, ok := o["base"]; ok && base.Value().(uint32) != one.current {
 			return fmt.Sprintf("changed meanwhile: revision is %d, not %d", one.current, base.Value().(uint32))
 		}
@@ -289,7 +294,7 @@ func (m *manager) BuildOverlay(msg dbus.Message, name string, o options) (dbus.O
 	if one == nil {
 		return "", noSuchOverlay(name)
 	}
-	return m.begin(msg, "build-overlay", name, nil, nil)
+	return m.begin(msg, "build-overlay", name, o, nil, nil)
 }
 
 func (m *manager) DeleteOverlay(msg dbus.Message, name string, o options) (dbus.ObjectPath, *dbus.Error) {
@@ -300,7 +305,7 @@ func (m *manager) DeleteOverlay(msg dbus.Message, name string, o options) (dbus.
 	if len(users) > 0 {
 		return "", dbus.NewError(names.Error+"InUse", []any{fmt.Sprintf("cannot delete overlay %s: it is used by %s", name, strings.Join(users, ", "))})
 	}
-	return m.begin(msg, "delete-overlay", name, nil, func(map[string]file) string {
+	return m.begin(msg, "delete-overlay", name, o, nil, func(map[string]file) string {
 		delete(d.overlays, name)
 		return ""
 	})

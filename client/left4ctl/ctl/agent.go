@@ -10,16 +10,16 @@ import (
 
 // polkit asks for passwords through an agent of the caller's session. A desktop has one; a terminal, above all over
 // ssh, has none, so left4ctl brings pkttyagent along as systemctl does. --fallback makes it leave the questions to an
-// agent that is there already.
+// agent that is there already. What is asked about on another machine is asked there, where no agent of ours is.
 
 // wantsAgent tells whether a question of polkit could be answered here, and might be asked: root is never asked.
-func wantsAgent(noAskPassword bool, euid int, stdinIsTerminal bool) bool {
-	return !noAskPassword && euid != 0 && stdinIsTerminal
+func wantsAgent(noAskPassword, root, stdinIsTerminal, elsewhere bool) bool {
+	return !noAskPassword && !root && stdinIsTerminal && !elsewhere
 }
 
 // bringAgent starts an agent for a verb that may need one.
 func (v *invocation) bringAgent() {
-	if v.command.asks && wantsAgent(v.noAskPassword, os.Geteuid(), isTerminal(v.stdin)) {
+	if v.command.asks && wantsAgent(v.noAskPassword, v.root, isTerminal(v.stdin), len(v.hosts) > 0) {
 		v.agent = startAgent(v.ctx)
 	}
 }

@@ -10,17 +10,19 @@ import (
 
 func TestAgentIsWantedOnlyWhereAPersonCanAnswer(t *testing.T) {
 	for _, tt := range []struct {
-		no       bool
-		euid     int
-		terminal bool
-		want     bool
+		no        bool
+		root      bool
+		terminal  bool
+		elsewhere bool
+		want      bool
 	}{
-		{false, 1000, true, true},
-		{true, 1000, true, false},
-		{false, 0, true, false},
-		{false, 1000, false, false},
+		{false, false, true, false, true},
+		{true, false, true, false, false},
+		{false, true, true, false, false},
+		{false, false, false, false, false},
+		{false, false, true, true, false},
 	} {
-		if got := wantsAgent(tt.no, tt.euid, tt.terminal); got != tt.want {
+		if got := wantsAgent(tt.no, tt.root, tt.terminal, tt.elsewhere); got != tt.want {
 			t.Errorf("%+v: %v", tt, got)
 		}
 	}

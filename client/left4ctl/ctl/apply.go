@@ -96,6 +96,9 @@ func (v *invocation) findSources(steps []step) error {
 		if s.kind != "overlay" || s.verb != "create" || s.layer.from == "" {
 			continue
 		}
+		if v.host() != "" {
+			return at(s.layer.at.keys["from"], "overlays."+s.name+".from", "files do not pass over ssh: run apply on "+v.host()+" itself")
+		}
 		if _, err := os.Stat(v.source(s.layer)); err != nil {
 			return at(s.layer.at.keys["from"], "overlays."+s.name+".from", fmt.Sprintf("%s: %v", v.source(s.layer), plain(err)))
 		}
@@ -193,7 +196,7 @@ func (v *invocation) some(c *client.Client, steps []step) (int, error) {
 func (v *invocation) took(s step) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	fmt.Fprintln(v.stdout, clean(s.String()))
+	v.board.line(v.stdout, clean(s.String()))
 }
 
 // stepFailed tells an error; hints that speak of an instance by its name would miss it here.
@@ -273,7 +276,7 @@ func (v *invocation) deletions(c *client.Client, all []step) (int, error) {
 		}
 		f := follower{s, job, make(chan error, 1)}
 		go func() {
-			steps := steps{v: v, name: s.name}
+			steps := v.steps(s.name)
 			_, err := job.Wait(v.ctx, steps.show)
 			steps.finish()
 			f.end <- err

@@ -33,11 +33,9 @@ func blueprintConfigureFlags(v *invocation, fs *pflag.FlagSet) {
 }
 
 func runBlueprintConfigure(v *invocation) error {
-	name := v.args[0]
-	for _, a := range v.args[1:] {
-		if err := v.settings.assign(a); err != nil {
-			return err
-		}
+	given, err := v.assignments()
+	if err != nil {
+		return err
 	}
 	changes, err := v.settings.result(client.Limits{})
 	if err != nil {
@@ -50,41 +48,79 @@ func runBlueprintConfigure(v *invocation) error {
 	if err != nil {
 		return err
 	}
-	var before client.Config
-	if v.dryRun || v.settings.changesLimits() {
-		if before, err = c.GetBlueprintConfig(v.ctx, name); err != nil {
-			return v.failed("configure", name, err)
+	names, unmatched := v.named("configure", aBlueprint, given)
+	if v.dryRun {
+		return firstOf(v.wouldConfigure(c, names, changes), unmatched)
+	}
+	done, err := v.each("configure", names, func(name string) error {
+		changes := changes
+		if v.settings.changesLimits() {
+			before, err := c.GetBlueprintConfig(v.ctx, name)
+			if err != nil {
+				return err
+			}
+			if changes, err = v.changed(before); err != nil {
+				return err
+			}
+		}
+		return c.UpdateBlueprint(v.ctx, name, changes)
+	})
+	for _, name := range done {
+		v.say("%s: configured", name)
+	}
+	if len(done) > 0 && !v.quiet {
+		// That it is done is certain without an answer.
+		all, _ := c.InspectInstances(v.ctx)
+		var pending []string
+		for _, i := range all {
+			if i.PendingRestart && slices.Contains(done, i.Blueprint) {
+				pending = append(pending, i.Name)
+			}
+		}
+		if len(pending) > 0 {
+			v.hint("running servers have it from their next start: left4ctl restart " + strings.Join(pending, " "))
 		}
 	}
-	if v.settings.changesLimits() && before.Limits != nil {
-		if changes, err = v.settings.result(*before.Limits); err != nil {
+	return firstOf(err, unmatched)
+}
+
+// changed are the changes to what was, with the limits as a whole, as the bus takes them.
+func (v *invocation) changed(before client.Config) (client.Config, error) {
+	var limits client.Limits
+	if before.Limits != nil {
+		limits = *before.Limits
+	}
+	return v.settings.result(limits)
+}
+
+// wouldConfigure tells what a change would mean for each blueprint.
+func (v *invocation) wouldConfigure(c *client.Client, names []string, changes client.Config) error {
+	answers := ask(v, names, func(name string) (client.Config, error) { return c.GetBlueprintConfig(v.ctx, name) })
+	result := refusals(v, "configure", answers)
+	told := false
+	for _, a := range answers {
+		if a.err != nil {
+			continue
+		}
+		changes := changes
+		if v.settings.changesLimits() {
+			var err error
+			if changes, err = v.changed(a.value); err != nil {
+				return err
+			}
+		}
+		if len(names) > 1 {
+			if told {
+				fmt.Fprintln(v.stdout)
+			}
+			told = true
+			fmt.Fprintln(v.stdout, clean(a.name))
+		}
+		if err := v.wouldChange(c, a.name, a.value, changes); err != nil {
 			return err
 		}
 	}
-	if v.dryRun {
-		return v.wouldChange(c, name, before, changes)
-	}
-	if err := c.UpdateBlueprint(v.ctx, name, changes); err != nil {
-		return v.failed("configure", name, err)
-	}
-	v.say("%s: configured", name)
-	if v.quiet {
-		return nil
-	}
-	bound, err := boundTo(v, c, name)
-	if err != nil {
-		return nil // that it is done is certain without it
-	}
-	var pending []string
-	for _, i := range bound {
-		if i.PendingRestart {
-			pending = append(pending, i.Name)
-		}
-	}
-	if len(pending) > 0 {
-		v.hint("running servers have it from their next start: left4ctl restart " + strings.Join(pending, " "))
-	}
-	return nil
+	return result
 }
 
 // wouldChange prints the lines in which a blueprint would differ, and what it would mean for what runs.
@@ -203,6 +239,7 @@ func listDifference(key string, from, to []string) []string {
 type blueprintJSON struct {
 	Name      string            `json:"name"`
 	Owner     uint32            `json:"owner"`
+	OwnerName string            `json:"owner_name"`
 	Overlays  []overlayJSON     `json:"overlays"`
 	Limits    map[string]string `json:"limits"`
 	Instances []string          `json:"instances"`
@@ -217,7 +254,7 @@ type blueprintShowJSON struct {
 
 func blueprintAsJSON(b client.BlueprintInfo) blueprintJSON {
 	j := blueprintJSON{
-		Name: b.Name, Owner: b.Owner, Overlays: overlaysAsJSON(b.Overlays), Limits: map[string]string{},
+		Name: b.Name, Owner: b.Owner, OwnerName: b.OwnerName, Overlays: overlaysAsJSON(b.Overlays), Limits: map[string]string{},
 		Instances: append([]string{}, b.Instances...), Object: string(b.Object),
 	}
 	names, values := shownLimits(b.Limits)
@@ -259,45 +296,55 @@ func runBlueprintList(v *invocation) error {
 	return nil
 }
 
+// blueprintShown is a blueprint with what not everybody may see of it: nil is told from an empty list.
+type blueprintShown struct {
+	client.BlueprintInfo
+	config *client.Config
+}
+
 func runBlueprintShow(v *invocation) error {
-	name := v.args[0]
 	c, err := v.connect()
 	if err != nil {
 		return err
 	}
-	b, err := c.GetBlueprint(v.ctx, name)
+	names, err := v.selected(aBlueprint, v.args)
 	if err != nil {
-		return v.failed("show", name, err)
+		return err
 	}
-	// The nil of one who may not see it is told from an empty list.
-	config, err := unasked(v, func() (*client.Config, error) {
-		config, err := c.GetBlueprintConfig(v.ctx, name)
-		return &config, err
-	})
-	if err != nil {
-		return v.failed("show", name, err)
-	}
-	if v.json {
-		j := blueprintShowJSON{blueprintJSON: blueprintAsJSON(b)}
-		if config != nil {
-			j.Arguments, j.Config = append([]string{}, config.Arguments...), append([]string{}, config.Lines...)
+	c.NoInteraction = true // what not everybody may see is only a part of it
+	return show(v, names, func(name string) (blueprintShown, error) {
+		b, err := c.GetBlueprint(v.ctx, name)
+		if err != nil {
+			return blueprintShown{}, err
 		}
-		return printJSON(v.stdout, j)
-	}
+		config, err := c.GetBlueprintConfig(v.ctx, name)
+		if client.IsAccessDenied(err) {
+			return blueprintShown{b, nil}, nil
+		}
+		return blueprintShown{b, &config}, err
+	}, func(b blueprintShown) any {
+		j := blueprintShowJSON{blueprintJSON: blueprintAsJSON(b.BlueprintInfo)}
+		if b.config != nil {
+			j.Arguments, j.Config = append([]string{}, b.config.Arguments...), append([]string{}, b.config.Lines...)
+		}
+		return j
+	}, v.showBlueprint)
+}
+
+func (v *invocation) showBlueprint(b blueprintShown) {
 	names, values := shownLimits(b.Limits)
 	fmt.Fprintln(v.stdout, clean(b.Name))
 	rows := [][2]string{
 		{"Overlays", shownOverlays(b.Overlays)},
 		{"Limits", assigned(names, values)},
 		{"Instances", strings.Join(b.Instances, ", ")},
-		{"Owner", userName(b.Owner)},
+		{"Owner", userName(b.OwnerName, b.Owner)},
 	}
-	if config != nil {
-		rows = slices.Insert(rows, 1, [2]string{"Arguments", strings.Join(config.Arguments, " ")})
-		rows = slices.Insert(rows, 2, many("Config", config.Lines)...)
+	if b.config != nil {
+		rows = slices.Insert(rows, 1, [2]string{"Arguments", strings.Join(b.config.Arguments, " ")})
+		rows = slices.Insert(rows, 2, many("Config", b.config.Lines)...)
 	}
 	v.sheet(rows)
-	return nil
 }
 
 // many are the rows of a sheet for a list, each element in a row of its own.
@@ -320,16 +367,10 @@ func runBlueprintDelete(v *invocation) error {
 	if err != nil {
 		return err
 	}
-	var result error
-	for _, name := range v.args {
-		if err := c.DeleteBlueprint(v.ctx, name); err != nil {
-			result = v.failed("delete", name, err)
-			if v.ctx.Err() != nil || client.IsUnavailable(err) {
-				break
-			}
-			continue
-		}
+	names, unmatched := v.named("delete", aBlueprint, v.args)
+	done, err := v.each("delete", names, func(name string) error { return c.DeleteBlueprint(v.ctx, name) })
+	for _, name := range done {
 		v.say("%s: deleted", name)
 	}
-	return result
+	return firstOf(err, unmatched)
 }

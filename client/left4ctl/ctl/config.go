@@ -82,7 +82,7 @@ var keys = []key{
 	{
 		name: "restart", flag: "restart", value: "POLICY", usage: "when systemd restarts it: always, on-failure or no",
 		set: func(c *client.Config, text string) error {
-			if !slices.Contains([]string{"always", "on-failure", "no"}, text) {
+			if !slices.Contains(restartPolicies, text) {
 				return fmt.Errorf("%q is not known: use always, on-failure or no", text)
 			}
 			c.Restart = &text
@@ -205,6 +205,12 @@ func (s *settings) assign(text string) error {
 		return e
 	}
 	return s.limit(text)
+}
+
+// knows tells a key whose = was forgotten from a name.
+func (s *settings) knows(name string) bool {
+	_, unknown := findLimit(name)
+	return unknown == nil || name == "limits" || slices.ContainsFunc(s.keys(), func(k key) bool { return k.name == name })
 }
 
 func (s *settings) set(k key, value string) error {

@@ -11,6 +11,7 @@
 //     must not be able to steer a terminal. JSON is printed in the same spirit.
 //   - The fields of --json are a promise: they keep name, type and meaning, and new ones may come.
 //   - Nothing asks back, so that scripts and people get the same. Only polkit may ask, through its own agent.
+//   - With --host everything is asked of that machine, and nothing of this one: not who a uid is, not its polkit.
 //   - Every verb stands in one table, verbs, of which help is made.
 //   - Only main ends the process; only logs replaces it.
 package ctl
@@ -21,9 +22,11 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/spf13/pflag"
 	"golang.org/x/term"
@@ -49,6 +52,8 @@ type command struct {
 	min     int    // how many arguments it needs
 	max     int    // and takes, -1 is any number
 	asks    bool   // polkit may have to ask somebody
+	files   bool   // it hands files over, which ssh does not
+	hosts   bool   // it takes several hosts
 	flags   func(*invocation, *pflag.FlagSet)
 	run     func(*invocation) error
 }
@@ -64,8 +69,15 @@ type invocation struct {
 	stdout   *output
 	stderr   *output
 	terminal bool // standard error is one
+	live     bool // and can show a board
+	root     bool // we are, whom polkit is never asked about
+	tty      bool // standard output is a terminal
+	colors   bool // and may be coloured
+	now      func() time.Time
 	dial     func(context.Context) (*client.Client, error)
+	dialHost func(context.Context, client.Remote) (*client.Client, error)
 
+	hosts         []string
 	quiet         bool
 	noAskPassword bool
 	noLegend      bool
@@ -86,10 +98,19 @@ type invocation struct {
 	recursive     bool
 	revision      uint32
 	instance      string
+	filters       filters
+	jobFilters    jobFilters
+	log           logFlags
+	audit         auditFlags
 
-	c     *client.Client
-	agent *agent
-	mu    sync.Mutex // one line at a time
+	elsewhere bool // what is completed is about another machine
+
+	c      *client.Client
+	agent  *agent
+	all    known
+	board  *board
+	mu     sync.Mutex      // one line at a time
+	hinted map[string]bool // what has been hinted at
 }
 
 // exitCode is an end that has been told already.
@@ -128,17 +149,32 @@ func Run(ctx context.Context, version string, args []string, stdin io.Reader, st
 }
 
 func newInvocation(ctx context.Context, version string, stdin io.Reader, stdout, stderr io.Writer) *invocation {
-	return &invocation{
+	v := &invocation{
 		ctx: ctx, version: version,
 		stdin: stdin, stdout: &output{w: stdout}, stderr: &output{w: stderr},
 		terminal: isTerminal(stderr),
+		live:     wantsBoard(isTerminal(stderr), os.Getenv),
+		root:     os.Geteuid() == 0,
+		tty:      isTerminal(stdout),
+		colors:   wantsColors(isTerminal(stdout), os.Getenv),
+		now:      time.Now,
 		dial:     client.Dial,
+		dialHost: func(ctx context.Context, r client.Remote) (*client.Client, error) { return r.Dial(ctx) },
 	}
+	v.board = &board{v: v, size: func() (width, height int) { return terminalSize(stderr) }}
+	return v
 }
 
 func (v *invocation) run(args []string) int {
+	if len(args) > 0 && args[0] == "__complete" {
+		return v.runComplete(args[1:])
+	}
 	err := v.parse(args)
-	if err == nil {
+	switch {
+	case err != nil:
+	case v.command.files && v.host() != "":
+		err = v.filesDoNotPass()
+	default:
 		err = v.command.run(v)
 	}
 	if v.agent != nil {
@@ -211,19 +247,23 @@ func (v *invocation) parse(args []string) error {
 	case v.command.max >= 0 && n > v.command.max:
 		return usagef("%s does not take %q", v.command.name, v.args[v.command.max])
 	}
-	return nil
+	return v.checkHosts()
 }
 
 // findVerb takes the words of the verb out of the arguments: the first that are no flags. A flag in front of them that
-// takes a value has to take it with "=", because what -f means depends on the verb.
+// takes a value has to take it with "=", because what -f means depends on the verb; only -H means the same everywhere.
 func findVerb(args []string) (words, rest []string) {
-	want := 1
+	want, value := 1, false
 	for i, a := range args {
+		if value {
+			rest, value = append(rest, a), false
+			continue
+		}
 		if len(words) == want || a == "--" {
 			return words, append(rest, args[i:]...)
 		}
 		if len(a) > 1 && a[0] == '-' {
-			rest = append(rest, a)
+			rest, value = append(rest, a), takesHost.MatchString(a)
 			continue
 		}
 		words = append(words, a)
@@ -234,12 +274,18 @@ func findVerb(args []string) (words, rest []string) {
 	return words, rest
 }
 
+// takesHost knows --host and -H, also behind other letters, where the host is the next word.
+var takesHost = regexp.MustCompile(`^(--host|-[a-z]*H)$`)
+
 // flagSet has the flags of all verbs and those of this one.
 func (v *invocation) flagSet(c *command) *pflag.FlagSet {
 	fs := pflag.NewFlagSet(c.name, pflag.ContinueOnError)
 	fs.SortFlags = false
 	if c.flags != nil {
 		c.flags(v, fs)
+	}
+	if c.name != "help" {
+		hostFlag(v, fs)
 	}
 	fs.BoolVarP(&v.quiet, "quiet", "q", false, "print neither steps nor headings")
 	if c.asks || c.name == "" {
@@ -284,7 +330,7 @@ func (v *invocation) connect() (*client.Client, error) {
 		return v.c, nil
 	}
 	v.bringAgent()
-	c, err := v.dial(v.ctx)
+	c, err := v.reach()
 	if err != nil {
 		v.complain(err.Error())
 		v.hints(err, "")
@@ -302,22 +348,34 @@ func (v *invocation) say(format string, args ...any) {
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	fmt.Fprintln(v.stderr, clean(fmt.Sprintf(format, args...)))
+	v.board.line(v.stderr, clean(fmt.Sprintf(format, args...)))
 }
 
 func (v *invocation) complain(text string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	fmt.Fprintln(v.stderr, "left4ctl: "+clean(text))
+	v.board.line(v.stderr, "left4ctl: "+clean(text))
 }
 
-func (v *invocation) hint(text string) {
+func (v *invocation) hint(text string) { v.hintOn(v.host(), text) }
+
+// hintOn is hint about another host.
+func (v *invocation) hintOn(host, text string) {
 	if text == "" {
 		return
 	}
+	text = onHost(host, text)
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	fmt.Fprintln(v.stderr, "left4ctl: hint: "+clean(text))
+	// What helps several names that failed for one reason is said once.
+	if v.hinted[text] {
+		return
+	}
+	if v.hinted == nil {
+		v.hinted = map[string]bool{}
+	}
+	v.hinted[text] = true
+	v.board.line(v.stderr, "left4ctl: hint: "+clean(text))
 }
 
 func isTerminal(stream any) bool {

@@ -29,9 +29,13 @@ func runExport(v *invocation) error {
 // export reads the definitions of the instances that are named, and of what they need, or all that there are.
 func (v *invocation) export(c *client.Client) (*host, error) {
 	h := &host{}
-	instances, all := slices.Clone(v.args), len(v.args) == 0
+	all := len(v.args) == 0
+	// A file that lacks something of what was named would be taken for the whole.
+	instances, err := v.named("export", anInstance, v.args)
+	if err != nil {
+		return nil, err
+	}
 	slices.Sort(instances)
-	instances = slices.Compact(instances)
 	var blueprints []string
 	if all {
 		list, err := c.ListInstances(v.ctx)

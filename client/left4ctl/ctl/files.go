@@ -52,7 +52,7 @@ func (v *invocation) commit(verb, past, name, what string, o client.ImportOption
 		return v.failed(verb, what, err)
 	}
 	// Where nobody looks on, so small a work is not worth its steps.
-	steps := steps{v: v, name: name}
+	steps := v.steps(name)
 	show := steps.show
 	if !v.terminal {
 		show = nil

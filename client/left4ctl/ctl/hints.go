@@ -40,10 +40,14 @@ func (u *unanswered) Unwrap() error { return u.err }
 // hints tells the next step after an error, if there is one; name is what it was about.
 func (v *invocation) hints(err error, name string) {
 	switch {
+	case client.IsUnavailable(err) && v.c == nil && v.host() != "":
+		v.hint("systemctl status left4d goes the same way")
 	case client.IsUnavailable(err) && v.c == nil:
 		v.hint("systemctl status dbus shows whether the system bus runs")
 	case client.IsUnavailable(err):
 		v.hint("systemctl status left4d shows why, and journalctl -u left4d what it wrote")
+	case client.IsAccessDenied(err) && v.host() != "":
+		v.hint("connect as somebody who may, as -H root@…, or ask to be in group left4-operators there")
 	case errors.Is(err, client.ErrInteractiveAuth):
 		v.hint("run it with sudo, without --no-ask-password, or ask to be in group left4-operators")
 	case client.IsAccessDenied(err):
@@ -57,9 +61,9 @@ func (v *invocation) hints(err error, name string) {
 			v.hint("left4ctl list shows all instances, left4ctl create " + name + " makes one")
 		}
 	case errors.Is(err, client.ErrNoSuchOverlay):
-		v.hint(v.overlayHint())
+		v.hint(v.overlayHint(name))
 	case errors.Is(err, client.ErrNoSuchBlueprint):
-		v.hint(v.blueprintHint())
+		v.hint(v.blueprintHint(name))
 	case errors.Is(err, client.ErrOverlayExists):
 		v.hint("left4ctl overlay import " + name + " DIR gives it new files")
 	case errors.Is(err, client.ErrBlueprintExists):
@@ -87,43 +91,43 @@ func (v *invocation) hints(err error, name string) {
 func (v *invocation) ofGroup(group string) bool { return strings.HasPrefix(v.command.name, group+" ") }
 
 // overlayHint is what to do where an overlay is not there: the one that a verb is about, or one of those given to it.
-func (v *invocation) overlayHint() string {
+func (v *invocation) overlayHint(name string) string {
 	var wanted []string
 	for _, o := range v.settings.config.Overlays {
 		wanted = append(wanted, o.Name)
 	}
 	if v.ofGroup("overlay") {
-		wanted = v.args[:1]
+		wanted = []string{v.about(name)}
 	}
-	list, err := v.c.ListOverlays(v.ctx)
+	all, err := v.known(anOverlay)
 	if err != nil {
 		return "left4ctl overlay list shows all overlays"
-	}
-	var all []string
-	for _, o := range list {
-		all = append(all, o.Name)
 	}
 	return absent("overlay", wanted, all)
 }
 
 // blueprintHint is the same for blueprints.
-func (v *invocation) blueprintHint() string {
+func (v *invocation) blueprintHint(name string) string {
 	var wanted []string
 	switch {
 	case v.ofGroup("blueprint"), v.command.name == "conflicts":
-		wanted = v.args[:1]
+		wanted = []string{v.about(name)}
 	case v.settings.config.Blueprint != nil:
 		wanted = []string{*v.settings.config.Blueprint}
 	}
-	list, err := v.c.ListBlueprints(v.ctx)
+	all, err := v.known(aBlueprint)
 	if err != nil {
 		return "left4ctl blueprint list shows all blueprints"
 	}
-	var all []string
-	for _, b := range list {
-		all = append(all, b.Name)
-	}
 	return absent("blueprint", wanted, all)
+}
+
+// about is the overlay or blueprint that an error is about: some verbs tell it of a file in there.
+func (v *invocation) about(name string) string {
+	if v.command.group == groupFiles {
+		return v.args[0]
+	}
+	return name
 }
 
 // absent is the hint for the first of the wanted names that is not there.
@@ -146,13 +150,9 @@ func absent(noun string, wanted, all []string) string {
 
 // nearInstance is the instance whose name was probably meant.
 func (v *invocation) nearInstance(name string) string {
-	list, err := v.c.ListInstances(v.ctx)
+	all, err := v.known(anInstance)
 	if err != nil {
 		return ""
-	}
-	var all []string
-	for _, i := range list {
-		all = append(all, i.Name)
 	}
 	return nearest(name, all)
 }

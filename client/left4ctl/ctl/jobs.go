@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os/user"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,48 +21,53 @@ func (v *invocation) jobOptions() client.JobOptions {
 	return client.JobOptions{Timeout: time.Duration(v.timeout)}
 }
 
-// jobs asks for one job for each name, in this order, then waits for all of them at once. One that cannot be had, or
-// fails, does not hold up the others.
-func (v *invocation) jobs(verb string, names []string, ask func(name string) (*client.Job, error)) error {
-	type follower struct {
-		name string
-		job  *client.Job
-	}
-	var all []follower
-	var result error
-	for _, name := range names {
-		job, err := ask(name)
-		if err != nil {
-			result = v.failed(verb, name, err)
-			if v.ctx.Err() != nil || client.IsUnavailable(err) {
-				break // the others would not be told anything else
-			}
-			continue
-		}
-		all = append(all, follower{name, job})
-		if v.noWait {
-			fmt.Fprintln(v.stdout, job.Object)
-		}
-	}
+// jobs asks for one job for each name, then waits for all of them at once. One that cannot be had, or fails, does not
+// hold up the others.
+func (v *invocation) jobs(verb string, names []string, call func(name string) (*client.Job, error)) error {
+	answers := ask(v, names, call)
+	result := refusals(v, verb, answers)
 	if v.noWait {
+		for _, a := range answers {
+			if a.err == nil {
+				fmt.Fprintln(v.stdout, a.value.Object)
+			}
+		}
 		return result
 	}
-	ends := make(chan error, len(all))
-	for _, f := range all {
-		go func() { ends <- v.wait(verb, f.name, f.job, false) }()
-	}
-	for range all {
-		if err := <-ends; err != nil {
-			result = err
+	return firstOf(v.waitAll(verb, answers), result)
+}
+
+// waitAll waits for all jobs at once.
+func (v *invocation) waitAll(verb string, answers []answer[*client.Job]) error {
+	ends := make(chan error, len(answers))
+	for _, a := range answers {
+		switch {
+		case a.err != nil:
+			ends <- nil
+		case verb == "":
+			go func() { ends <- v.wait("", "", a.value, false) }()
+		default:
+			go func() { ends <- v.wait(verb, a.name, a.value, false) }()
 		}
+	}
+	var result error
+	for range answers {
+		result = firstOf(<-ends, result)
 	}
 	return result
 }
 
-// wait follows a job to its end and tells its steps and how it ended; live is a job that cannot go on without us.
+// wait follows a job to its end and tells its steps and how it ended; live is a job that cannot go on without us. Where
+// somebody else asked for it, and verb and name are "", the job itself tells them.
 func (v *invocation) wait(verb, name string, job *client.Job, live bool) error {
-	steps := steps{v: v, name: name}
-	info, err := job.Wait(v.ctx, steps.show)
+	steps := v.steps(name)
+	info, err := job.Wait(v.ctx, func(i client.JobInfo) {
+		if verb == "" {
+			verb, _, _ = strings.Cut(i.Kind, "-")
+			name, steps.name = i.Target, i.Target
+		}
+		steps.show(i)
+	})
 	steps.finish()
 	switch {
 	case err != nil:
@@ -69,25 +75,31 @@ func (v *invocation) wait(verb, name string, job *client.Job, live bool) error {
 	case info.State == client.JobSkipped:
 		v.say("%s: nothing to do", name)
 	default:
-		v.say("%s: %s", name, done[verb])
+		v.say("%s: %s", name, orElse(done[verb], verb+" is done"))
 	}
 	return nil
 }
 
 // unfinished tells why a job did not end well, or why nobody waits for its end any more.
 func (v *invocation) unfinished(verb, name string, job *client.Job, live bool, err error) error {
+	what := fmt.Sprintf("job %d", job.ID)
+	if verb != "" {
+		what += fmt.Sprintf(" (%s %s)", verb, name)
+	}
 	var failed *client.JobError
 	switch {
 	case errors.As(err, &failed):
 		v.complain(cannot(verb, name, err))
-		v.failureHint(verb, name)
+		if failed.Info.State != client.JobCanceled {
+			v.failureHint(verb, name)
+		}
 	case v.ctx.Err() != nil && live:
-		v.complain(fmt.Sprintf("interrupted: job %d (%s %s) gets no more data, and fails", job.ID, verb, name))
+		v.complain("interrupted: " + what + " gets no more data, and fails")
 	case v.ctx.Err() != nil:
-		v.complain(fmt.Sprintf("stopped waiting: job %d (%s %s) goes on", job.ID, verb, name))
+		v.complain("stopped waiting: " + what + " goes on")
 		v.hint(fmt.Sprintf("left4ctl job cancel %d ends it", job.ID))
 	default:
-		v.complain(fmt.Sprintf("cannot follow job %d (%s %s): %v", job.ID, verb, name, err))
+		v.complain(fmt.Sprintf("cannot follow %s: %v", what, err))
 		if errors.Is(err, client.ErrNoSuchJob) {
 			v.hint("left4d was restarted and does not know the job any more: " + v.look(name))
 		} else {
@@ -106,6 +118,8 @@ func (v *invocation) look(name string) string {
 		return "left4ctl game revisions"
 	case "apply":
 		return "the same command goes on with what is left"
+	case "job":
+		return "left4ctl status"
 	}
 	return "left4ctl status " + name
 }
@@ -127,80 +141,6 @@ func (v *invocation) failureHint(verb, name string) {
 			v.hint("left4ctl logs " + name + " shows what the server wrote")
 		}
 	}
-}
-
-// steps tells what a job is at: a line for each new step or, for an import on a terminal, one line that is
-// overwritten.
-type steps struct {
-	v     *invocation
-	name  string
-	last  string // key of what was told last
-	drawn bool
-}
-
-func (s *steps) show(i client.JobInfo) {
-	if s.v.quiet || i.Status == "" || i.Ended() {
-		return
-	}
-	if s.v.terminal && long(i.Kind) {
-		s.draw(i)
-		return
-	}
-	// An import counts files twice a second: a new line is worth a tenth of the way, or another kind of step.
-	key := i.Status
-	if long(i.Kind) {
-		key = fmt.Sprint(int(i.Progress*10), strings.Map(dropDigits, i.Status))
-	}
-	if key == s.last {
-		return
-	}
-	s.last = key
-	s.v.say("%s: %s", s.name, withPercent(i))
-}
-
-// long tells the jobs that count what they have done.
-func long(kind string) bool {
-	return strings.HasPrefix(kind, "import-") || strings.HasPrefix(kind, "build-") || kind == "initialize" // it may copy
-}
-
-func dropDigits(r rune) rune {
-	if r >= '0' && r <= '9' || r == '.' {
-		return -1
-	}
-	return r
-}
-
-func withPercent(i client.JobInfo) string {
-	if !long(i.Kind) || i.Progress < 0 {
-		return i.Status
-	}
-	return fmt.Sprintf("%3.0f%% %s", i.Progress*100, i.Status)
-}
-
-// barWidth is how many characters stand for the whole way.
-const barWidth = 30
-
-func (s *steps) draw(i client.JobInfo) {
-	bar := ""
-	if i.Progress >= 0 {
-		full := int(min(i.Progress, 1) * barWidth)
-		bar = fmt.Sprintf("[%s%s] ", strings.Repeat("#", full), strings.Repeat(".", barWidth-full))
-	}
-	s.v.mu.Lock()
-	defer s.v.mu.Unlock()
-	s.drawn = true
-	// The line is erased behind the text (ECMA-48, EL).
-	fmt.Fprintf(s.v.stderr, "\r%s: %s%s\x1b[K", clean(s.name), bar, clean(withPercent(i)))
-}
-
-// finish ends the line that is overwritten.
-func (s *steps) finish() {
-	if !s.drawn {
-		return
-	}
-	s.v.mu.Lock()
-	defer s.v.mu.Unlock()
-	fmt.Fprintln(s.v.stderr)
 }
 
 func runImport(v *invocation) error {
@@ -268,25 +208,115 @@ type jobJSON struct {
 
 type jobShowJSON struct {
 	jobJSON
-	Progress   *float64 `json:"progress"`
-	Status     string   `json:"status"`
-	Requester  uint32   `json:"requester"`
-	Created    *string  `json:"created"`
-	Started    *string  `json:"started"`
-	Finished   *string  `json:"finished"`
-	Cancelable bool     `json:"cancelable"`
+	Progress      *float64 `json:"progress"`
+	Status        string   `json:"status"`
+	Requester     uint32   `json:"requester"`
+	RequesterName string   `json:"requester_name"`
+	Timeout       *float64 `json:"timeout"`
+	Created       *string  `json:"created"`
+	Started       *string  `json:"started"`
+	Finished      *string  `json:"finished"`
+	Cancelable    bool     `json:"cancelable"`
 }
 
 func jobAsJSON(j client.JobSummary) jobJSON {
 	return jobJSON{j.ID, j.Kind, j.Target, j.State, j.Cause, string(j.Object)}
 }
 
+func jobShownAsJSON(i client.JobInfo) any {
+	j := jobShowJSON{
+		jobJSON: jobAsJSON(i.JobSummary), Status: i.Status, Requester: i.Requester, RequesterName: i.RequesterName,
+		Created: stamp(i.Created), Started: stamp(i.Started), Finished: stamp(i.Finished), Cancelable: i.Cancelable,
+	}
+	if i.Progress >= 0 {
+		j.Progress = &i.Progress
+	}
+	if i.Timeout > 0 {
+		seconds := i.Timeout.Seconds()
+		j.Timeout = &seconds
+	}
+	return j
+}
+
+// jobStates are the states of a job, in the order that it goes through them.
+var jobStates = []string{
+	client.JobQueued, client.JobRunning, client.JobDone, client.JobFailed, client.JobCanceled, client.JobTimeout, client.JobSkipped,
+}
+
+// maxJobs is how many jobs left4d tells at most.
+const maxJobs = 10000
+
+// jobFilters are the jobs that job list shows.
+type jobFilters struct {
+	filter    client.JobFilter
+	requester string
+	mine      bool
+}
+
+func jobListFlags(v *invocation, fs *pflag.FlagSet) {
+	f := &v.jobFilters
+	fs.StringVar(&f.filter.Target, "target", "", "only jobs of that instance or overlay `NAME`, or game")
+	fs.StringVar(&f.filter.Kind, "kind", "", "only jobs of that `KIND`, as start or import-overlay")
+	fs.StringVar(&f.filter.State, "state", "", "only jobs in that `STATE`")
+	fs.StringVar(&f.requester, "requester", "", "only jobs that `USER`, a name or uid, has asked for")
+	fs.BoolVar(&f.mine, "mine", false, "only jobs that you have asked for")
+	fs.StringVarP(&v.lines, "lines", "n", "", "only the newest `N`, or all that left4d tells (100 if it is not given)")
+	tableFlags(v, fs)
+}
+
+// jobFilter makes the filter that goes to left4d.
+func (v *invocation) jobFilter() (client.JobFilter, error) {
+	f := v.jobFilters
+	if err := v.checkLines(); err != nil {
+		return f.filter, err
+	}
+	if n, err := strconv.ParseUint(v.lines, 10, 32); err == nil && n > 0 {
+		f.filter.Limit = uint32(min(n, maxJobs))
+	} else if err == nil {
+		return f.filter, usagef("--lines: 0 shows nothing")
+	} else if v.lines == "all" {
+		f.filter.Limit = maxJobs
+	}
+	switch {
+	case f.filter.State != "" && !slices.Contains(jobStates, f.filter.State):
+		return f.filter, &usageError{
+			text: fmt.Sprintf("--state: there is no state %q", f.filter.State), hint: "the states are " + strings.Join(jobStates, ", "),
+		}
+	case f.mine && f.requester != "":
+		return f.filter, usagef("--mine and --requester exclude each other")
+	case f.requester != "":
+		uid, err := strconv.ParseUint(f.requester, 10, 32)
+		if err != nil {
+			u, unknown := user.Lookup(f.requester)
+			if unknown != nil {
+				return f.filter, usagef("--requester: there is no user %q; a uid always works", f.requester)
+			}
+			uid, err = strconv.ParseUint(u.Uid, 10, 32)
+		}
+		asked := uint32(uid)
+		f.filter.Requester = &asked
+		return f.filter, err
+	}
+	return f.filter, nil
+}
+
 func runJobList(v *invocation) error {
+	filter, err := v.jobFilter()
+	if err != nil {
+		return err
+	}
 	c, err := v.connect()
 	if err != nil {
 		return err
 	}
-	list, err := c.ListJobs(v.ctx)
+	if v.jobFilters.mine {
+		uid, err := c.UID(v.ctx)
+		if err != nil {
+			return v.failed("ask the bus who you are", "", err)
+		}
+		filter.Requester = &uid
+	}
+	list, err := c.ListJobs(v.ctx, filter)
 	if err != nil {
 		return v.failed("list the jobs", "", err)
 	}
@@ -300,61 +330,64 @@ func runJobList(v *invocation) error {
 	}
 	var rows [][]string
 	for _, j := range list {
-		rows = append(rows, []string{strconv.FormatUint(uint64(j.ID), 10), j.Kind, j.Target, j.State, j.Cause})
+		rows = append(rows, []string{jobNumber(j.ID), j.Kind, j.Target, j.State, j.Cause})
 	}
-	v.table([]string{"ID", "KIND", "TARGET", "STATE", "CAUSE"}, rows, "job")
+	v.paintedTable([]string{"ID", "KIND", "TARGET", "STATE", "CAUSE"}, rows, "job", func(row, column int) string {
+		if column != 3 {
+			return ""
+		}
+		return jobColor(list[row].State)
+	})
 	return nil
 }
 
-// jobID reads the number of a job, or its path as --no-wait prints it.
-func (v *invocation) jobID() (uint32, error) {
-	text := v.args[0][strings.LastIndexByte(v.args[0], '/')+1:]
-	id, err := strconv.ParseUint(text, 10, 32)
-	if err != nil {
-		return 0, usagef("%q is no number of a job", v.args[0])
+func jobNumber(id uint32) string { return strconv.FormatUint(uint64(id), 10) }
+
+func jobColor(state string) string {
+	switch state {
+	case client.JobRunning:
+		return green
+	case client.JobFailed, client.JobTimeout:
+		return red
+	case client.JobQueued, client.JobCanceled:
+		return yellow
 	}
-	return uint32(id), nil
+	return ""
 }
 
-func runJobShow(v *invocation) error {
-	id, err := v.jobID()
+// jobIDs reads the numbers of jobs, or their paths as --no-wait prints them, and gives the numbers, each once.
+func (v *invocation) jobIDs() ([]string, error) {
+	var all []string
+	for _, a := range v.args {
+		id, err := strconv.ParseUint(a[strings.LastIndexByte(a, '/')+1:], 10, 32)
+		if err != nil {
+			return nil, usagef("%q is no number of a job", a)
+		}
+		if number := jobNumber(uint32(id)); !slices.Contains(all, number) {
+			all = append(all, number)
+		}
+	}
+	return all, nil
+}
+
+// eachJob asks something about each job that is named; errors are told of "job N".
+func eachJob[T any](v *invocation, verb string, call func(c *client.Client, id uint32) (T, error)) ([]answer[T], error) {
+	ids, err := v.jobIDs()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	c, err := v.connect()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	info, err := jobInfo(v.ctx, c, id)
-	if err != nil {
-		return v.failed("show", fmt.Sprintf("job %d", id), err)
-	}
-	if v.json {
-		j := jobShowJSON{
-			jobJSON: jobAsJSON(info.JobSummary), Status: info.Status, Requester: info.Requester,
-			Created: stamp(info.Created), Started: stamp(info.Started), Finished: stamp(info.Finished), Cancelable: info.Cancelable,
-		}
-		if info.Progress >= 0 {
-			j.Progress = &info.Progress
-		}
-		return printJSON(v.stdout, j)
-	}
-	progress := ""
-	if info.Progress >= 0 {
-		progress = fmt.Sprintf("%.0f%%", info.Progress*100)
-	}
-	v.sheet([][2]string{
-		{"Job", fmt.Sprintf("%d (%s %s)", info.ID, info.Kind, info.Target)},
-		{"State", info.State},
-		{"Cause", info.Cause},
-		{"Step", info.Status},
-		{"Progress", progress},
-		{"Requester", userName(info.Requester)},
-		{"Created", when(info.Created)},
-		{"Started", when(info.Started)},
-		{"Finished", when(info.Finished)},
+	answers := ask(v, ids, func(number string) (T, error) {
+		id, _ := strconv.ParseUint(number, 10, 32)
+		return call(c, uint32(id))
 	})
-	return nil
+	for n := range answers {
+		answers[n].name = "job " + answers[n].name
+	}
+	return answers, refusals(v, verb, answers)
 }
 
 func jobInfo(ctx context.Context, c *client.Client, id uint32) (client.JobInfo, error) {
@@ -365,20 +398,52 @@ func jobInfo(ctx context.Context, c *client.Client, id uint32) (client.JobInfo, 
 	return job.Info(ctx)
 }
 
+func runJobShow(v *invocation) error {
+	answers, err := eachJob(v, "show", func(c *client.Client, id uint32) (client.JobInfo, error) { return jobInfo(v.ctx, c, id) })
+	return firstOf(printShown(v, answers, jobShownAsJSON, v.showJob), err)
+}
+
+func (v *invocation) showJob(info client.JobInfo) {
+	progress, timeout, took := "", "", ""
+	if info.Progress >= 0 {
+		progress = fmt.Sprintf("%.0f%%", info.Progress*100)
+	}
+	if info.Timeout > 0 {
+		timeout = elapsed(info.Timeout)
+	}
+	if !info.Started.IsZero() && !info.Finished.IsZero() {
+		took = "; took " + elapsed(info.Finished.Sub(info.Started))
+	}
+	v.sheet([][2]string{
+		{"Job", fmt.Sprintf("%d (%s %s)", info.ID, info.Kind, info.Target)},
+		{"State", info.State},
+		{"Cause", info.Cause},
+		{"Step", info.Status},
+		{"Progress", progress},
+		{"Requester", userName(info.RequesterName, info.Requester)},
+		{"Created", when(info.Created)},
+		{"Started", when(info.Started)},
+		{"Finished", when(info.Finished) + took},
+		{"Timeout", timeout},
+	})
+}
+
 func runJobCancel(v *invocation) error {
-	id, err := v.jobID()
-	if err != nil {
-		return err
+	answers, err := eachJob(v, "cancel", func(c *client.Client, id uint32) (struct{}, error) {
+		return struct{}{}, c.CancelJob(v.ctx, id)
+	})
+	for _, a := range answers {
+		if a.err == nil {
+			v.say("%s: asked to end", a.name)
+		}
 	}
-	c, err := v.connect()
-	if err != nil {
-		return err
-	}
-	if err := c.CancelJob(v.ctx, id); err != nil {
-		return v.failed("cancel", fmt.Sprintf("job %d", id), err)
-	}
-	v.say("job %d: asked to end", id)
-	return nil
+	return err
+}
+
+// runJobWait follows jobs that somebody else may have asked for.
+func runJobWait(v *invocation) error {
+	answers, err := eachJob(v, "wait for", func(c *client.Client, id uint32) (*client.Job, error) { return c.GetJob(v.ctx, id) })
+	return firstOf(v.waitAll("", answers), err)
 }
 
 func jobFlags(v *invocation, fs *pflag.FlagSet) {

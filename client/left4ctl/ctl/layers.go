@@ -2,6 +2,7 @@ package ctl
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -12,100 +13,134 @@ import (
 // What an instance is made of: the layers below it, what it changed itself, the server.cfg that comes out of it.
 
 type foundJSON struct {
-	Layer  string `json:"layer"`
-	Kind   string `json:"kind"`
-	Hidden bool   `json:"hidden"`
-	Wins   bool   `json:"wins"`
+	Instance string `json:"instance"`
+	Layer    string `json:"layer"`
+	Kind     string `json:"kind"`
+	Hidden   bool   `json:"hidden"`
+	Wins     bool   `json:"wins"`
 }
 
-// runWhich answers as which does: with 1 if there is no such file, whatever layers hold it.
+// runWhich answers as which does: with 1 if an instance sees no such file, whatever layers hold it.
 func runWhich(v *invocation) error {
-	name, path := v.args[0], v.args[1]
 	c, err := v.connect()
 	if err != nil {
 		return err
 	}
-	found, err := c.FindFile(v.ctx, name, path)
+	given, path := v.args[:len(v.args)-1], v.args[len(v.args)-1]
+	names, err := v.selected(anInstance, given)
 	if err != nil {
-		return v.failed("look into", name, err)
+		return err
 	}
-	layers := make([]foundJSON, 0, len(found))
-	there := false
-	for _, f := range found {
-		kind, hidden := strings.CutPrefix(f.Kind, "hidden ")
-		wins := !there && !hidden && kind != "whiteout"
-		there = there || wins
-		layers = append(layers, foundJSON{f.Layer, kind, hidden, wins})
+	answers := ask(v, names, func(name string) ([]client.Found, error) { return c.FindFile(v.ctx, name, path) })
+	result := refusals(v, "look into", answers)
+	all := []foundJSON{}
+	for _, a := range answers {
+		there := false
+		for _, f := range a.value {
+			kind, hidden := strings.CutPrefix(f.Kind, "hidden ")
+			wins := !there && !hidden && kind != "whiteout"
+			there = there || wins
+			all = append(all, foundJSON{a.name, f.Layer, kind, hidden, wins})
+		}
+		if a.err == nil && len(a.value) == 0 && !v.json {
+			v.say("%s: no layer holds %s", a.name, path)
+		}
+		if !there {
+			result = exitCode(exitFailure)
+		}
 	}
 	switch {
 	case v.json:
-		if err := printJSON(v.stdout, layers); err != nil {
-			return err
-		}
-	case len(layers) == 0:
-		v.say("%s: no layer holds %s", name, path)
-	default:
-		var rows [][]string
-		for _, l := range layers {
-			what, mark := l.Kind, ""
-			if l.Kind == "whiteout" {
-				what = "removed here"
-			} else if l.Kind == "opaque" {
-				what = "directory, hides those below"
-			}
-			switch {
-			case l.Wins:
-				mark = "wins"
-			case l.Hidden:
-				mark = "hidden"
-			case l.Kind == "directory" || l.Kind == "opaque":
-				mark = "merged"
-			}
-			rows = append(rows, []string{l.Layer, what, mark})
-		}
-		v.table([]string{"LAYER", "WHAT", "MARK"}, rows, "layer")
+		return firstOf(printJSON(v.stdout, all), result)
+	case len(all) == 0:
+		return result
 	}
-	if !there {
-		return exitCode(exitFailure)
+	headings := []string{"LAYER", "WHAT", "MARK"}
+	if !one(given) {
+		headings = slices.Insert(headings, 0, "INSTANCE")
 	}
-	return nil
+	var rows [][]string
+	for _, l := range all {
+		what, mark := l.Kind, ""
+		if l.Kind == "whiteout" {
+			what = "removed here"
+		} else if l.Kind == "opaque" {
+			what = "directory, hides those below"
+		}
+		switch {
+		case l.Wins:
+			mark = "wins"
+		case l.Hidden:
+			mark = "hidden"
+		case l.Kind == "directory" || l.Kind == "opaque":
+			mark = "merged"
+		}
+		row := []string{l.Layer, what, mark}
+		if !one(given) {
+			row = slices.Insert(row, 0, l.Instance)
+		}
+		rows = append(rows, row)
+	}
+	v.table(headings, rows, "layer")
+	return result
 }
 
 type changeJSON struct {
-	Path   string `json:"path"`
-	Change string `json:"change"`
-	Size   uint64 `json:"size"`
+	Instance string `json:"instance"`
+	Path     string `json:"path"`
+	Change   string `json:"change"`
+	Size     uint64 `json:"size"`
 }
 
 func runDiff(v *invocation) error {
-	name := v.args[0]
 	c, err := v.connect()
 	if err != nil {
 		return err
 	}
-	changes, more, err := c.ListChanges(v.ctx, name)
+	names, err := v.selected(anInstance, v.args)
 	if err != nil {
-		return v.failed("look into", name, err)
+		return err
 	}
-	if v.json {
-		all := make([]changeJSON, 0, len(changes))
-		for _, f := range changes {
-			all = append(all, changeJSON{f.Path, f.Change, f.Bytes})
+	type changes struct {
+		list []client.Change
+		more bool
+	}
+	answers := ask(v, names, func(name string) (changes, error) {
+		list, more, err := c.ListChanges(v.ctx, name)
+		return changes{list, more}, err
+	})
+	result := refusals(v, "look into", answers)
+	all, more := []changeJSON{}, false
+	for _, a := range answers {
+		for _, f := range a.value.list {
+			all = append(all, changeJSON{a.name, f.Path, f.Change, f.Bytes})
 		}
+		more = more || a.value.more
+	}
+	switch {
+	case v.json:
 		err = printJSON(v.stdout, all)
-	} else {
+	case len(all) > 0 || result == nil:
+		headings := []string{"CHANGE", "SIZE", "PATH"}
+		if !one(v.args) {
+			headings = slices.Insert(headings, 0, "INSTANCE")
+		}
 		var rows [][]string
-		for _, f := range changes {
-			size := roughSize(f.Bytes)
+		for _, f := range all {
+			size := roughSize(f.Size)
 			if f.Change == "removed" {
 				size = ""
 			}
-			rows = append(rows, []string{f.Change, size, f.Path})
+			row := []string{f.Change, size, f.Path}
+			if !one(v.args) {
+				row = slices.Insert(row, 0, f.Instance)
+			}
+			rows = append(rows, row)
 		}
-		v.table([]string{"CHANGE", "SIZE", "PATH"}, rows, "change")
+		v.table(headings, rows, "change")
 	}
 	v.notAll(more)
-	return err
+	return firstOf(err, result)
 }
 
 // notAll tells that a list was cut, on standard error because it is true for JSON too.
@@ -159,19 +194,33 @@ func runConflicts(v *invocation) error {
 }
 
 func runPreview(v *invocation) error {
-	name := v.args[0]
 	c, err := v.connect()
 	if err != nil {
 		return err
 	}
-	text, err := c.GetServerConfig(v.ctx, name)
+	names, err := v.selected(anInstance, v.args)
 	if err != nil {
-		return v.failed("preview", name, err)
+		return err
 	}
-	for line := range strings.Lines(text) {
-		fmt.Fprintln(v.stdout, cleanLine(line))
+	answers := ask(v, names, func(name string) (string, error) { return c.GetServerConfig(v.ctx, name) })
+	result := refusals(v, "preview", answers)
+	told := false
+	for _, a := range answers {
+		if a.err != nil {
+			continue
+		}
+		if !one(v.args) {
+			if told {
+				fmt.Fprintln(v.stdout)
+			}
+			told = true
+			fmt.Fprintf(v.stdout, "==> %s <==\n", clean(a.name)) // as head and tail print it
+		}
+		for line := range strings.Lines(a.value) {
+			fmt.Fprintln(v.stdout, cleanLine(line))
+		}
 	}
-	return nil
+	return result
 }
 
 // cleanLine is a line of a text file, with its tabs.

@@ -3,6 +3,7 @@ package ctl
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -41,7 +42,6 @@ func runOverlayCreate(v *invocation) error {
 }
 
 func runOverlayConfigure(v *invocation) error {
-	name := v.args[0]
 	config := v.keeping()
 	if config.Keep == nil {
 		return usagef("overlay configure needs something to change")
@@ -50,11 +50,12 @@ func runOverlayConfigure(v *invocation) error {
 	if err != nil {
 		return err
 	}
-	if err := c.UpdateOverlay(v.ctx, name, config); err != nil {
-		return v.failed("configure", name, err)
+	names, unmatched := v.named("configure", anOverlay, v.args)
+	done, err := v.each("configure", names, func(name string) error { return c.UpdateOverlay(v.ctx, name, config) })
+	for _, name := range done {
+		v.say("%s: configured", name)
 	}
-	v.say("%s: configured", name)
-	return nil
+	return firstOf(err, unmatched)
 }
 
 func overlayImportFlags(v *invocation, fs *pflag.FlagSet) {
@@ -75,7 +76,10 @@ func runOverlayBuild(v *invocation) error {
 	if err != nil {
 		return err
 	}
-	return v.jobs("build", v.args, func(name string) (*client.Job, error) { return c.BuildOverlay(v.ctx, name, v.jobOptions()) })
+	names, unmatched := v.named("build", anOverlay, v.args)
+	return firstOf(v.jobs("build", names, func(name string) (*client.Job, error) {
+		return c.BuildOverlay(v.ctx, name, v.jobOptions())
+	}), unmatched)
 }
 
 func runOverlayDelete(v *invocation) error {
@@ -83,21 +87,25 @@ func runOverlayDelete(v *invocation) error {
 	if err != nil {
 		return err
 	}
-	return v.jobs("delete", v.args, func(name string) (*client.Job, error) { return c.DeleteOverlay(v.ctx, name, v.jobOptions()) })
+	names, unmatched := v.named("delete", anOverlay, v.args)
+	return firstOf(v.jobs("delete", names, func(name string) (*client.Job, error) {
+		return c.DeleteOverlay(v.ctx, name, v.jobOptions())
+	}), unmatched)
 }
 
 // overlayRow is an overlay in overlay list --json and, with the second half, in overlay show --json.
 type overlayRow struct {
-	Name     string `json:"name"`
-	ID       uint32 `json:"id"`
-	Type     string `json:"type"`
-	Owner    uint32 `json:"owner"`
-	State    string `json:"state"`
-	Cause    string `json:"cause"`
-	Revision uint32 `json:"revision"`
-	Files    uint64 `json:"files"`
-	Size     uint64 `json:"size"`
-	Object   string `json:"object"`
+	Name      string `json:"name"`
+	ID        uint32 `json:"id"`
+	Type      string `json:"type"`
+	Owner     uint32 `json:"owner"`
+	OwnerName string `json:"owner_name"`
+	State     string `json:"state"`
+	Cause     string `json:"cause"`
+	Revision  uint32 `json:"revision"`
+	Files     uint64 `json:"files"`
+	Size      uint64 `json:"size"`
+	Object    string `json:"object"`
 }
 
 type overlayShowJSON struct {
@@ -115,7 +123,7 @@ type revisionJSON struct {
 }
 
 func overlayAsJSON(o client.OverlayInfo) overlayRow {
-	return overlayRow{o.Name, o.ID, o.Type, o.Owner, o.State, o.Cause, o.Revision, o.Files, o.Size, string(o.Object)}
+	return overlayRow{o.Name, o.ID, o.Type, o.Owner, o.OwnerName, o.State, o.Cause, o.Revision, o.Files, o.Size, string(o.Object)}
 }
 
 func runOverlayList(v *invocation) error {
@@ -142,29 +150,41 @@ func runOverlayList(v *invocation) error {
 	return nil
 }
 
+// overlayShown is an overlay with what not everybody may see of it.
+type overlayShown struct {
+	client.OverlayInfo
+	keep *uint32
+}
+
 func runOverlayShow(v *invocation) error {
-	name := v.args[0]
 	c, err := v.connect()
 	if err != nil {
 		return err
 	}
-	o, err := c.GetOverlay(v.ctx, name)
+	names, err := v.selected(anOverlay, v.args)
 	if err != nil {
-		return v.failed("show", name, err)
+		return err
 	}
-	keep, err := unasked(v, func() (*uint32, error) {
+	c.NoInteraction = true // what not everybody may see is only a part of it
+	return show(v, names, func(name string) (overlayShown, error) {
+		o, err := c.GetOverlay(v.ctx, name)
+		if err != nil {
+			return overlayShown{}, err
+		}
 		config, err := c.GetOverlayConfig(v.ctx, name)
-		if config.Keep == nil {
+		switch {
+		case client.IsAccessDenied(err):
+			return overlayShown{o, nil}, nil
+		case config.Keep == nil:
 			config.Keep = &defaultKeep
 		}
-		return config.Keep, err
-	})
-	if err != nil {
-		return v.failed("show", name, err)
-	}
-	if v.json {
-		return printJSON(v.stdout, overlayShowJSON{overlayAsJSON(o), keep, revisionsAsJSON(o.Revisions, o.Revision)})
-	}
+		return overlayShown{o, config.Keep}, err
+	}, func(o overlayShown) any {
+		return overlayShowJSON{overlayAsJSON(o.OverlayInfo), o.keep, revisionsAsJSON(o.Revisions, o.Revision)}
+	}, v.showOverlay)
+}
+
+func (v *invocation) showOverlay(o overlayShown) {
 	fmt.Fprintln(v.stdout, clean(o.Name))
 	rows := [][2]string{
 		{"Type", o.Type},
@@ -174,14 +194,13 @@ func runOverlayShow(v *invocation) error {
 		{"Files", count(o.Files)},
 		{"Size", roughSize(o.Size)},
 		{"On disk", revisionNames(o.Revisions)},
-		{"Owner", userName(o.Owner)},
+		{"Owner", userName(o.OwnerName, o.Owner)},
 		{"Id", count(uint64(o.ID))},
 	}
-	if keep != nil {
-		rows = append(rows, [2]string{"Keep", count(uint64(*keep))})
+	if o.keep != nil {
+		rows = append(rows, [2]string{"Keep", count(uint64(*o.keep))})
 	}
 	v.sheet(rows)
-	return nil
 }
 
 // unasked reads what not everybody may see, without a question to anybody: it is only a part of what is shown. Who may
@@ -199,16 +218,23 @@ func unasked[T any](v *invocation, read func() (T, error)) (T, error) {
 }
 
 func runOverlayRevisions(v *invocation) error {
-	name := v.args[0]
 	c, err := v.connect()
 	if err != nil {
 		return err
 	}
-	o, err := c.GetOverlay(v.ctx, name)
+	names, err := v.selected(anOverlay, v.args)
 	if err != nil {
-		return v.failed("show", name, err)
+		return err
 	}
-	return v.showRevisions(o.Revisions, o.Revision)
+	answers := ask(v, names, func(name string) (client.OverlayInfo, error) { return c.GetOverlay(v.ctx, name) })
+	result := refusals(v, "show", answers)
+	var all []revisionOf
+	for _, a := range answers {
+		if a.err == nil {
+			all = append(all, revisionsOf(a.name, a.value.Revisions, a.value.Revision)...)
+		}
+	}
+	return firstOf(v.showRevisions(all), result)
 }
 
 func runGameRevisions(v *invocation) error {
@@ -225,7 +251,7 @@ func runGameRevisions(v *invocation) error {
 		v.hint(importHint)
 		return nil
 	}
-	return v.showRevisions(service.GameRevisions, service.GameRevision)
+	return v.showRevisions(revisionsOf("", service.GameRevisions, service.GameRevision))
 }
 
 func revisionsAsJSON(list []client.Revision, current uint32) []revisionJSON {
@@ -236,19 +262,43 @@ func revisionsAsJSON(list []client.Revision, current uint32) []revisionJSON {
 	return all
 }
 
-func (v *invocation) showRevisions(list []client.Revision, current uint32) error {
+// revisionOf is a revision in overlay revisions --json and, where it is of the game, in game revisions --json.
+type revisionOf struct {
+	Overlay string `json:"overlay,omitempty"`
+	revisionJSON
+	published time.Time
+}
+
+func revisionsOf(overlay string, list []client.Revision, current uint32) []revisionOf {
+	var all []revisionOf
+	for n, r := range revisionsAsJSON(list, current) {
+		all = append(all, revisionOf{overlay, r, list[n].Published})
+	}
+	return all
+}
+
+func (v *invocation) showRevisions(list []revisionOf) error {
 	if v.json {
-		return printJSON(v.stdout, revisionsAsJSON(list, current))
+		return printJSON(v.stdout, append([]revisionOf{}, list...))
+	}
+	headings := []string{"REVISION", "PUBLISHED", "FILES", "SIZE", "MARK"}
+	several := len(v.args) > 0 && !one(v.args)
+	if several {
+		headings = slices.Insert(headings, 0, "OVERLAY")
 	}
 	var rows [][]string
 	for _, r := range list {
 		mark := ""
-		if r.ID == current {
+		if r.Current {
 			mark = "current"
 		}
-		rows = append(rows, []string{revisionName(r.ID), when(r.Published), count(r.Files), roughSize(r.Bytes), mark})
+		row := []string{revisionName(r.Revision), when(r.published), count(r.Files), roughSize(r.Size), mark}
+		if several {
+			row = slices.Insert(row, 0, r.Overlay)
+		}
+		rows = append(rows, row)
 	}
-	v.table([]string{"REVISION", "PUBLISHED", "FILES", "SIZE", "MARK"}, rows, "revision")
+	v.table(headings, rows, "revision")
 	return nil
 }
 

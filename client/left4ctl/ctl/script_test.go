@@ -2,11 +2,14 @@ package ctl
 
 import (
 	"archive/zip"
+	"bufio"
 	"context"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -33,7 +36,11 @@ func TestMain(m *testing.M) {
 			}
 			return c, err
 		}
+		v.root = os.Getenv("TEST_USER") == "" // whoever runs the tests
+		v.now = func() time.Time { return time.Unix(1700003600, 0) }
 		os.Exit(v.run(os.Args[1:]))
+	}, "ssh": func() {
+		os.Exit(clienttest.SSH(os.Args[1:]))
 	}})
 }
 
@@ -41,7 +48,8 @@ func TestMain(m *testing.M) {
 //
 //	left4d instance NAME PORT [Property=value…]   define an instance
 //	left4d state NAME STATE                       the state that it is in
-//	left4d pending NAME                           it asks for a restart
+//	left4d pending NAME [WHY]                     it asks for a restart
+//	left4d set NAME [Property=value…]             properties that it shall have
 //	left4d limits NAME [Limit=NUMBER…]            its limits, in its definition and as a property
 //	left4d overlay NAME [PATH=TEXT…]              define an overlay with these files
 //	left4d publish NAME [PATH=TEXT…]              give it a new revision, with these files over the others
@@ -61,6 +69,11 @@ func TestMain(m *testing.M) {
 //	left4d await KIND                             wait until a job is held
 //	left4d release | stop | start | forget        end held jobs; leave the bus; come back; forget all jobs
 //	left4d calls | left4d imported                print the changing calls, or what the last import held
+//	left4d remove NAME                            delete an instance
+//	left4d permissions [ACTION=ANSWER…]           what GetPermissions answers
+//	left4d mark | left4d looked                   wait until somebody watches who did not before the mark
+//	left4d host HOST                              there is another host that ssh reaches, with a left4d of its own
+//	left4d on HOST VERB …                         steer that one
 func TestScripts(t *testing.T) {
 	t.Parallel()
 	testscript.Run(t, testscript.Params{
@@ -72,13 +85,75 @@ func TestScripts(t *testing.T) {
 			tb := env.T().(testing.TB)
 			bus := clienttest.StartBus(tb)
 			env.Values["left4d"] = clienttest.StartDaemon(tb, bus)
+			env.Values["marks"] = map[*clienttest.Daemon]int{}
+			env.Values["testing"], env.Values["hosts"] = tb, map[string]*clienttest.Daemon{}
+			if err := os.Mkdir(filepath.Join(env.WorkDir, ".hosts"), 0o755); err != nil {
+				return err
+			}
 			env.Setenv("DBUS_SYSTEM_BUS_ADDRESS", bus.Address)
 			env.Setenv("TZ", "UTC")
+			bin := filepath.Join(env.WorkDir, ".bin")
+			if err := os.Mkdir(bin, 0o755); err != nil {
+				return err
+			}
+			if err := os.WriteFile(filepath.Join(bin, "journalctl"), []byte(fakeJournalctl), 0o755); err != nil {
+				return err
+			}
+			completions, err := filepath.Abs("../../../packaging/completions")
+			if err != nil {
+				return err
+			}
+			env.Setenv("COMPLETIONS", completions)
+			env.Setenv("PATH", bin+":"+env.Getenv("PATH"))
+			env.Setenv(clienttest.Hosts, filepath.Join(env.WorkDir, ".hosts"))
 			env.Setenv("GORACE", "atexit_sleep_ms=0") // else each left4ctl of a test with -race stays for a second
 			return nil
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"left4d": steer, "zip": zipFiles},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"left4d": steer, "zip": zipFiles, "cmpsorted": compareSorted, "awaitline": awaitLine},
 	})
+}
+
+// awaitLine waits until a program in the background has written a line to a file: awaitline FILE TEXT.
+func awaitLine(ts *testscript.TestScript, neg bool, args []string) {
+	f, err := os.Open(ts.MkAbs(args[0])) // a FIFO
+	ts.Check(err)
+	defer f.Close()
+	for in := bufio.NewScanner(f); in.Scan(); {
+		if strings.Contains(in.Text(), args[1]) {
+			return
+		}
+	}
+	ts.Fatalf("no line has %q", args[1])
+}
+
+// fakeJournalctl answers with the file that JOURNAL names, or that of JOURNAL_MORE where it is to follow, once it has
+// written its arguments to that of JOURNAL_CALLS.
+const fakeJournalctl = `#!/bin/sh
+if [ -n "$JOURNAL_CALLS" ]; then
+	for a; do printf '<%s>' "$a"; done >>"$JOURNAL_CALLS"
+	echo >>"$JOURNAL_CALLS"
+fi
+case " $* " in
+*" --follow "*)
+	[ -z "$JOURNAL_MORE" ] || cat "$JOURNAL_MORE"
+	exec sleep 1000
+	;;
+esac
+[ -z "$JOURNAL" ] || cat "$JOURNAL"
+[ -z "$JOURNAL_ERROR" ] || echo "$JOURNAL_ERROR" >&2
+exit ${JOURNAL_EXIT:-0}
+`
+
+// compareSorted is cmp without an order of lines: cmpsorted stdout FILE.
+func compareSorted(ts *testscript.TestScript, neg bool, args []string) {
+	sorted := func(file string) string {
+		list := strings.Split(ts.ReadFile(file), "\n")
+		slices.Sort(list)
+		return strings.TrimSpace(strings.Join(list, "\n"))
+	}
+	if got, want := sorted(args[0]), sorted(args[1]); got != want {
+		ts.Fatalf("got\n%s\nwant\n%s", got, want)
+	}
 }
 
 // zipFiles makes a zip file: zip FILE NAME…
@@ -103,14 +178,27 @@ func steer(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	verb, args := args[0], args[1:]
 	switch verb {
+	case "host":
+		tb := ts.Value("testing").(testing.TB)
+		bus := clienttest.StartBus(tb)
+		ts.Check(os.WriteFile(filepath.Join(ts.Getenv(clienttest.Hosts), args[0]), []byte(bus.Address), 0o644))
+		ts.Value("hosts").(map[string]*clienttest.Daemon)[args[0]] = clienttest.StartDaemon(tb, bus)
+		return
+	case "on":
+		d = ts.Value("hosts").(map[string]*clienttest.Daemon)[args[0]]
+		verb, args = args[1], args[2:]
+	}
+	switch verb {
 	case "instance":
 		port, err := strconv.ParseUint(args[1], 10, 16)
 		ts.Check(err)
 		d.AddInstance(args[0], uint16(port), properties(args[2:]))
 	case "state":
 		d.SetProperties(args[0], map[string]any{"State": args[1]})
+	case "set":
+		d.SetProperties(args[0], properties(args[1:]))
 	case "pending":
-		d.SetProperties(args[0], map[string]any{"PendingRestart": true})
+		d.SetProperties(args[0], map[string]any{"PendingRestart": true, "PendingCause": unescape(strings.Join(args[1:], " "))})
 	case "limits":
 		limits := map[string]dbus.Variant{}
 		for _, a := range args[1:] {
@@ -191,6 +279,19 @@ func steer(ts *testscript.TestScript, neg bool, args []string) {
 		d.Fail(args[0], args[1], args[2])
 	case "await":
 		d.AwaitHeld(args[0])
+	case "remove":
+		d.RemoveInstance(args[0])
+	case "permissions":
+		all := map[string]string{}
+		for _, a := range args {
+			action, answer, _ := strings.Cut(a, "=")
+			all[action] = answer
+		}
+		d.SetPermissions(all)
+	case "mark":
+		ts.Value("marks").(map[*clienttest.Daemon]int)[d] = d.AwaitLooks(0)
+	case "looked":
+		d.AwaitLooks(ts.Value("marks").(map[*clienttest.Daemon]int)[d] + 1)
 	case "release":
 		d.Release()
 	case "stop":
@@ -265,7 +366,7 @@ func properties(args []string) map[string]any {
 		case "Owner", "MainPID", "Restarts", "Requester":
 			n, _ := strconv.ParseUint(value, 10, 32)
 			p[name] = uint32(n)
-		case "StateSince", "Created", "Started", "Finished":
+		case "StateSince", "Created", "Started", "Finished", "Timeout":
 			n, _ := strconv.ParseUint(value, 10, 64)
 			p[name] = n
 		case "Progress":

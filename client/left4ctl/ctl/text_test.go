@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"github.com/spf13/pflag"
@@ -57,26 +58,6 @@ func FuzzClean(f *testing.F) {
 	})
 }
 
-func TestImportOnATerminalIsOneLineThatMoves(t *testing.T) {
-	var out strings.Builder
-	v := newInvocation(t.Context(), "", nil, nil, &out)
-	v.terminal = true
-	s := steps{v: v, name: "game.tar"}
-	for _, i := range []client.JobInfo{{Status: "reading", Progress: -1}, {Status: "1 file\x1b[2J", Progress: 0.5}, {Status: "2 files", Progress: 1.5}} {
-		i.Kind, i.State = "import-game", client.JobRunning
-		s.show(i)
-	}
-	s.finish()
-	v.say("game.tar: imported")
-	want := "\rgame.tar: reading\x1b[K" +
-		"\rgame.tar: [###############...............]  50% 1 file\\x1b[2J\x1b[K" +
-		"\rgame.tar: [##############################] 150% 2 files\x1b[K\n" +
-		"game.tar: imported\n"
-	if out.String() != want {
-		t.Errorf("got  %q\nwant %q", out.String(), want)
-	}
-}
-
 func TestEveryVerbHasAllItsTexts(t *testing.T) {
 	seen := map[string]bool{}
 	for _, c := range verbs() {
@@ -111,5 +92,89 @@ func TestEveryVerbHasAllItsTexts(t *testing.T) {
 		if !seen[verb] && !seen["overlay "+verb] {
 			t.Errorf("there is no verb %s", verb)
 		}
+	}
+}
+
+func TestSpansOfTime(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		0: "0s", time.Second: "1s", 61 * time.Second: "1min 1s", time.Hour: "1h 0min", 49*time.Hour + 59*time.Minute: "2d 1h",
+	} {
+		if got := elapsed(d); got != want {
+			t.Errorf("%v: %s, not %s", d, got, want)
+		}
+	}
+	v := invocation{now: func() time.Time { return time.Unix(100, 0) }}
+	for at, want := range map[int64]string{0: "1min 40s ago", 40: "1min 0s ago", 100: "now", 200: "now"} {
+		if got := v.ago(time.Unix(at, 0)); got != want {
+			t.Errorf("%d: %s, not %s", at, got, want)
+		}
+	}
+}
+
+func TestWidths(t *testing.T) {
+	for text, want := range map[string]int{"": 0, "abc": 3, "\u00e9": 1, "e\u0301": 1, "漢字": 4, "●×": 2, "🎮": 2} {
+		if got := columns(text); got != want {
+			t.Errorf("%q: %d, not %d", text, got, want)
+		}
+		for width := range 8 {
+			short := cut(text, width)
+			if n := columns(short); n > width || n < want && n == columns(text) {
+				t.Errorf("%q in %d is %q", text, width, short)
+			}
+		}
+	}
+	if got := cut("versus-1", 5); got != "vers…" {
+		t.Error(got)
+	}
+}
+
+func TestColorsAreForTerminalsThatWantThem(t *testing.T) {
+	for _, tt := range []struct {
+		terminal      bool
+		term, noColor string
+		want          bool
+	}{
+		{true, "xterm", "", true}, {false, "xterm", "", false}, {true, "dumb", "", false}, {true, "xterm", "1", false}, {true, "", "", false},
+	} {
+		env := map[string]string{"TERM": tt.term, "NO_COLOR": tt.noColor}
+		if got := wantsColors(tt.terminal, func(name string) string { return env[name] }); got != tt.want {
+			t.Errorf("%+v", tt)
+		}
+	}
+}
+
+func TestListOnATerminalHasDotsAndColors(t *testing.T) {
+	var out strings.Builder
+	v := newInvocation(t.Context(), "", nil, &out, nil)
+	v.tty, v.colors = true, true
+	var list []hosted
+	for _, i := range []client.Instance{
+		{InstanceSummary: client.InstanceSummary{Name: "a", State: "running", Port: 1}},
+		{InstanceSummary: client.InstanceSummary{Name: "bb", State: "failed", Port: 2}},
+		{InstanceSummary: client.InstanceSummary{Name: "c", State: "stopped", Port: 3}},
+		{InstanceSummary: client.InstanceSummary{Name: "d", State: "running", Port: 4}, PendingRestart: true},
+	} {
+		list = append(list, hosted{Instance: i, host: "web1"})
+	}
+	shown := []column{columnsOfList[0], columnsOfList[1], columnsOfList[3]}
+	v.listInstances(list, shown)
+	want := "  NAME  STATE    PORT\n" +
+		"\x1b[0;1;32m● a\x1b[0m     \x1b[0;1;32mrunning\x1b[0m  1\n" +
+		"\x1b[0;1;31m× bb\x1b[0m    \x1b[0;1;31mfailed\x1b[0m   2\n" +
+		"○ c     stopped  3\n" +
+		"\x1b[0;1;33m● d\x1b[0m     \x1b[0;1;33mrunning\x1b[0m  4\n" +
+		"\n4 instances listed.\n"
+	if out.String() != want {
+		t.Errorf("got\n%q\nwant\n%q", out.String(), want)
+	}
+
+	out.Reset()
+	v.hosts = []string{"web1", "web2"}
+	v.listInstances(list[:1], shown)
+	want = "HOST    NAME  STATE    PORT\n" +
+		"web1  \x1b[0;1;32m● a\x1b[0m     \x1b[0;1;32mrunning\x1b[0m  1\n" +
+		"\n1 instance listed.\n"
+	if out.String() != want {
+		t.Errorf("of several hosts: got\n%q\nwant\n%q", out.String(), want)
 	}
 }

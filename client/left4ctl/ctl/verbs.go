@@ -26,8 +26,19 @@ PATH begins at the top of the overlay, as left4dead2/cfg/server.cfg. A backslash
 written \\, and a byte that cannot be typed \xNN.`
 
 const jobHelp = `
-It waits until the work is done and shows the steps; Ctrl-C ends the waiting, not the work.
-Several instances are worked on at the same time.`
+It waits until the work is done and shows the steps; Ctrl-C ends the waiting, not the work.` + patternHelp
+
+const patternHelp = `
+A NAME may be a pattern with *, ? and […], in quotes so that the shell leaves it alone:
+'versus-*'. Several are worked on side by side, and one that fails does not hold up the rest.`
+
+const showHelp = `
+A NAME may be a pattern with *, ? and […], in quotes so that the shell leaves it alone.`
+
+const hostsHelp = `
+
+Several --host are asked at the same time, each for 15 s at most, and without a password; one
+that cannot be reached is told, does not hide the others, and makes the exit status 1.`
 
 // verbs is the table of all that left4ctl can do, in the order of help.
 func verbs() []command {
@@ -48,7 +59,7 @@ rcon_password of its own, and no label. What the server of NAME wrote is not cop
 left4 itself put there, as the rcon_password, is not copied even so.`,
 			flags: cloneFlags, run: runClone,
 		}, {
-			name: "configure", args: "NAME [KEY=VALUE]…", group: groupInstances, min: 1, max: -1, asks: true,
+			name: "configure", args: "NAME… [KEY=VALUE]…", group: groupInstances, min: 1, max: -1, asks: true,
 			summary: "change an instance's definition",
 			help: `Changes what is given and leaves the rest. A running server has it from its next start,
 limits at once.
@@ -56,7 +67,8 @@ limits at once.
 What the flags set can be written as KEY=VALUE too: blueprint, port, label, hostname,
 arguments, config, overlays, restart, and each limit by its own name, as MemoryMax=2G.` + listHelp + `
 An instance that follows a blueprint has its own overlays above those of the blueprint, its
-arguments and lines behind, and its limits instead; blueprint= makes it follow none.`,
+arguments and lines behind, and its limits instead; blueprint= makes it follow none.
+` + patternHelp,
 			flags: configureFlags, run: runConfigure,
 		},
 		{
@@ -66,11 +78,12 @@ arguments and lines behind, and its limits instead; blueprint= makes it follow n
 away. The NAME, which is also that of its unit, stays for life.`,
 			run: runRename,
 		}, {
-			name: "initialize", args: "NAME", group: groupInstances, min: 1, max: 1, asks: true,
+			name: "initialize", args: "NAME…", group: groupInstances, min: 1, max: -1, asks: true,
 			summary: "render an instance's files, from a spec file or as it is defined",
 			help: `Renders an instance's files, unit settings and mount plan. With --file the instance is
 first defined anew as the spec file says, or created if there is none. start does the
 rendering itself, so without a spec there is seldom a need for this.
+` + patternHelp + `
 
 A spec file is YAML and strict. All keys may be left out:
 
@@ -154,46 +167,104 @@ itself makes the overlay, never later: left4ctl overlay import does that.`,
 			summary: "write a file that apply reads",
 			help: `Writes what overlays, blueprints and instances are defined as, or only the named instances
 with the blueprints and overlays that they need. Neither the files of overlays nor any
-password is in it. On the same host, apply with it changes nothing.`,
+password is in it. On the same host, apply with it changes nothing.` + showHelp,
 			run: runExport,
 		}, {
-			name: "list", group: groupLook,
+			name: "list", args: "[NAME]…", group: groupLook, max: -1, hosts: true,
 			summary: "list the instances",
-			help: `Lists the instances.
+			help: `Lists the instances, or those that are named. A NAME may be a pattern with *, ? and […], in
+quotes so that the shell leaves it alone.` + hostsHelp + `
 
 --json prints an array of objects with name, label, state (stopped, starting, running,
-stopping, restarting, failed), desired_state (running, stopped), cause, blueprint, port
-and object (the path on the bus).`,
-			flags: tableFlags, run: runList,
+stopping, restarting, failed), desired_state (running, stopped), cause, blueprint ("" for
+none), port, object (the path on the bus), overlays (name and alias, highest precedence
+first), unit, owner (uid), owner_name ("" for none), drifted, pending_restart, pending_cause,
+main_pid (0 for none), state_since (RFC 3339, or null), restarts, limits (as in a unit file)
+and job (what is at work on it: id, kind, target, state, progress from 0 to 1 or null, and
+status; or null), and host if several were given.`,
+			flags: listFlags, run: runList,
 		},
 		{
-			name: "status", args: "[NAME]", group: groupLook, max: 1,
-			summary: "show an instance, or left4d itself",
-			help: `Shows all that is known of an instance; overlays and limits are those that it has of its
-blueprint, too. Without a NAME it shows the version of left4d, the
-game and how many instances there are.
+			name: "status", args: "[NAME]…", group: groupLook, max: -1, hosts: true,
+			summary: "show instances and their last log lines, or left4d itself",
+			help: `Shows all that is known of an instance, and the newest lines of its log; overlays and limits
+are those that it has of its blueprint, too. Without a NAME it shows the version of left4d,
+the game, which instances need somebody and why, and the jobs that are under way.` + showHelp + hostsHelp + `
+With --host the log is left out if -n is not given, and always with several.
 
-The exit status is 3 if the instance is stopped or failed, 4 if there is none of that name.
+The exit status is 3 if the instance is stopped or failed, 4 if there is none of that name;
+of several it is that of the first that has one.
 
---json prints an object: the fields of list, and overlays (name and alias, highest
-precedence first), unit, owner (uid), drifted, pending_restart, main_pid (0 for none),
-state_since (RFC 3339, or null), restarts, limits (as in a unit file). Without a NAME
-the fields are version, game_revision (0 for none), instances and states (how many
-instances are in each).`,
-			flags: jsonFlag, run: runStatus,
+--json prints an object with the fields of list. For several, or a pattern, it is an array
+of them. Without a NAME the fields are version, since (RFC 3339, or null), game_revision (0
+for none), instances, states (how many instances are in each), attention (an array with the
+fields of list) and jobs (an array with those of job in list), and host if several were
+given, of which it is an array.`,
+			flags: statusFlags, run: runStatus,
 		},
 		{
-			name: "logs", args: "NAME", group: groupLook, min: 1, max: 1,
-			summary: "show what a server wrote",
-			help: `Shows the journal of the server's unit with journalctl, which shows all of it only to root
-and the groups systemd-journal and adm.`,
+			name: "logs", args: "[NAME]…", group: groupLook, max: -1,
+			summary: "show what servers wrote",
+			help: `Shows the journal of the servers' units, or of all of them, with journalctl, which shows all
+of it only to root and the groups systemd-journal and adm. A NAME may be a pattern with *, ?
+and […], in quotes so that the shell leaves it alone; what is gone still has its log by its
+NAME.
+
+With --all there is also what left4d and systemd wrote about it: mounts, jobs, who wanted
+what. --cursor-file FILE goes on where the last call with this FILE ended.
+
+-o json is journalctl's own: an object a line.`,
 			flags: logsFlags, run: runLogs,
 		},
 		{
-			name: "preview", args: "NAME", group: groupLook, min: 1, max: 1, asks: true,
+			name: "audit", args: "[NAME]…", group: groupLook, max: -1,
+			summary: "tell who wanted to change what, and whether it was allowed",
+			help: `Lists the calls that would have changed something, or told a secret, as left4d wrote them into
+the journal, which shows them only to root and the groups systemd-journal and adm. With NAMEs,
+or patterns with *, ? and […] in quotes, only what was about such instances, overlays and
+blueprints. The newest comes last.
+
+The exit status is 1 if not all of it may be read.
+
+--json prints an object a line, with time (RFC 3339), uid (or null), user (its login name then,
+"" for none), method, action (of polkit), result (allowed, refused, failed), error (its name on
+the bus, or ""), instance, overlay, blueprint ("" for none), job (its number, or null), untold
+(how many more of this user were refused before it and not written down), sender (on the bus),
+message and cursor (of the journal).`,
+			flags: auditFlagSet, run: runAudit,
+		},
+		{
+			name: "monitor", args: "[NAME]…", group: groupLook, max: -1, hosts: true,
+			summary: "print what happens, until Ctrl-C",
+			help: `Prints a line for all that happens from now on: states of instances and why, changes of
+definitions, overlays, the game, jobs with their steps, and when left4d goes and comes back.
+With NAMEs, or patterns with *, ? and […] in quotes, only what is about such instances, overlays
+and blueprints, and the jobs on them. It ends with Ctrl-C, or when nobody reads what it prints.` + hostsHelp + `
+
+--json prints an object a line, and more of them: with time (RFC 3339), event (instance-added,
+-changed, -state, -removed; blueprint-added, -changed, -removed; overlay-added, -changed,
+-removed; job-added, -changed, -ended, -forgotten; game-changed; left4d-gone, left4d-back;
+missed: events were lost, look again), name (of the instance, overlay or blueprint, or what a
+job acts on), job (its number, or null), kind (of a job), old and new (states; revisions of the
+game), cause, status (the step of a job), changed (names of properties as on the bus), and host
+if several were given. What does not belong to an event is empty.`,
+			flags: jsonFlag, run: runMonitor,
+		},
+		{
+			name: "permissions", args: "[NAME]", group: groupLook, max: 1,
+			summary: "tell what you may do",
+			help: `Lists the actions that polkit knows of left4, and for each whether you may do it: yes, auth
+(somebody would have to authenticate first) or no. With a NAME the actions about instances are
+asked for that one. Nobody is asked for a password.
+
+--json prints an array of objects with action and permission (yes, auth, no).`,
+			flags: tableFlags, run: runPermissions,
+		},
+		{
+			name: "preview", args: "NAME…", group: groupLook, min: 1, max: -1, asks: true,
 			summary: "print the server.cfg of the next start",
 			help: `Prints the server.cfg that the next start would give, each line with where it comes from.
-Passwords are blanked.`,
+Passwords are blanked. If several are asked for, a line ==> NAME <== stands before each.` + showHelp,
 			run: runPreview,
 		},
 		{
@@ -204,26 +275,26 @@ left out. left4ctl configure NAME --new-rcon-password makes a new one.`,
 			run: runSecret,
 		},
 		{
-			name: "which", args: "NAME PATH", group: groupLook, min: 2, max: 2, asks: true,
+			name: "which", args: "NAME… PATH", group: groupLook, min: 2, max: -1, asks: true,
 			summary: "tell which layers of an instance hold a file, and which wins",
 			help: `Lists the layers that hold a path, the highest first: upper is what the server itself wrote,
 then come the overlays and the game. One wins; a directory's content is merged from all that
-are not hidden. PATH is written as for left4ctl overlay put.
+are not hidden. PATH is written as for left4ctl overlay put.` + showHelp + `
 
-The exit status is 1 if the server does not see such a file.
+The exit status is 1 if a server does not see such a file.
 
---json prints an array of objects with layer, kind (file, directory, opaque, link, whiteout,
-other), hidden and wins.`,
+--json prints an array of objects with instance, layer, kind (file, directory, opaque, link,
+whiteout, other), hidden and wins.`,
 			flags: tableFlags, run: runWhich,
 		},
 		{
-			name: "diff", args: "NAME", group: groupLook, min: 1, max: 1, asks: true,
+			name: "diff", args: "NAME…", group: groupLook, min: 1, max: -1, asks: true,
 			summary: "list what a server itself changed",
 			help: `Lists the files that a server itself added, changed, replaced or removed, against the layers
-below it.
+below it.` + showHelp + `
 
---json prints an array of objects with path, change (added, changed, replaced, removed) and
-size (bytes).`,
+--json prints an array of objects with instance, path, change (added, changed, replaced,
+removed) and size (bytes).`,
 			flags: tableFlags, run: runDiff,
 		},
 		{
@@ -243,14 +314,14 @@ have that follow it (left4ctl create NAME --blueprint BLUEPRINT).`,
 			flags: blueprintFlags, run: runBlueprintCreate,
 		},
 		{
-			name: "blueprint configure", args: "NAME [KEY=VALUE]…", group: groupBlueprints, min: 1, max: -1, asks: true,
+			name: "blueprint configure", args: "NAME… [KEY=VALUE]…", group: groupBlueprints, min: 1, max: -1, asks: true,
 			summary: "change a blueprint",
 			help: `Changes what is given and leaves the rest. The servers that follow it have it from their next
 start, limits at once. --dry-run prints the lines that would change and which servers would
 then ask for a restart.
 
 What the flags set can be written as KEY=VALUE too: arguments, config, overlays, and each
-limit by its own name, as MemoryMax=2G.` + listHelp,
+limit by its own name, as MemoryMax=2G.` + listHelp + patternHelp,
 			flags: blueprintConfigureFlags, run: runBlueprintConfigure,
 		},
 		{
@@ -258,24 +329,24 @@ limit by its own name, as MemoryMax=2G.` + listHelp,
 			summary: "list the blueprints",
 			help: `Lists the blueprints.
 
---json prints an array of objects with name, owner (uid), overlays (name and alias, highest
-precedence first), limits (as in a unit file), instances (that follow it) and object (the
-path on the bus).`,
+--json prints an array of objects with name, owner (uid), owner_name ("" for none), overlays
+(name and alias, highest precedence first), limits (as in a unit file), instances (that follow
+it) and object (the path on the bus).`,
 			flags: tableFlags, run: runBlueprintList,
 		},
 		{
-			name: "blueprint show", args: "NAME", group: groupBlueprints, min: 1, max: 1,
+			name: "blueprint show", args: "NAME…", group: groupBlueprints, min: 1, max: -1,
 			summary: "show a blueprint",
-			help: `Shows all of a blueprint that you may see.
+			help: `Shows all of a blueprint that you may see.` + showHelp + `
 
 --json prints an object: the fields of blueprint list, and arguments and config (null if you
-may not see them).`,
+may not see them). For several, or a pattern, it is an array of them.`,
 			flags: jsonFlag, run: runBlueprintShow,
 		},
 		{
 			name: "blueprint delete", args: "NAME…", group: groupBlueprints, min: 1, max: -1, asks: true,
 			summary: "remove a blueprint that nobody follows",
-			help:    `Removes blueprints. One that instances follow stays. Deleting what is not there succeeds.`,
+			help:    `Removes blueprints. One that instances follow stays. Deleting what is not there succeeds.` + patternHelp,
 			run:     runBlueprintDelete,
 		},
 		{
@@ -286,14 +357,14 @@ empty until files are imported or put into it.`,
 			flags: keepFlag, run: runOverlayCreate,
 		},
 		{
-			name: "overlay configure", args: "NAME", group: groupOverlays, min: 1, max: 1, asks: true,
+			name: "overlay configure", args: "NAME…", group: groupOverlays, min: 1, max: -1, asks: true,
 			summary: "change how many revisions of an overlay are kept",
 			help: `Changes how many revisions older than the current one stay on disk for a rollback. Whatever an
-instance needs stays besides.`,
+instance needs stays besides.` + patternHelp,
 			flags: keepFlag, run: runOverlayConfigure,
 		},
 		{
-			name: "overlay import", args: "NAME DIR|FILE", group: groupOverlays, min: 2, max: 2, asks: true,
+			name: "overlay import", args: "NAME DIR|FILE", group: groupOverlays, min: 2, max: 2, asks: true, files: true,
 			summary: "give an overlay the files of a directory or an archive",
 			help: `Makes a new revision of an overlay from a directory, or from a .tar, .tar.gz, .tar.zst or .zip,
 read with your own rights. It replaces all that the overlay held; with --merge it is put over
@@ -303,7 +374,7 @@ it has. A directory or .zip is packed by this command, so the import ends with i
 			flags: overlayImportFlags, run: runOverlayImport,
 		},
 		{
-			name: "overlay build", args: "NAME", group: groupOverlays, min: 1, max: 1, asks: true,
+			name: "overlay build", args: "NAME…", group: groupOverlays, min: 1, max: -1, asks: true,
 			summary: "build an overlay that is built and not imported",
 			help:    `Makes a new revision of an overlay whose type makes its files itself.` + jobHelp,
 			flags:   jobFlags, run: runOverlayBuild,
@@ -313,27 +384,28 @@ it has. A directory or .zip is packed by this command, so the import ends with i
 			summary: "list the overlays",
 			help: `Lists the overlays.
 
---json prints an array of objects with name, id, type, owner (uid), state (ready, building,
-failed, empty), cause, revision (the current one, 0 for none), files, size (bytes) and object
-(the path on the bus).`,
+--json prints an array of objects with name, id, type, owner (uid), owner_name ("" for none),
+state (ready, building, failed, empty), cause, revision (the current one, 0 for none), files,
+size (bytes) and object (the path on the bus).`,
 			flags: tableFlags, run: runOverlayList,
 		},
 		{
-			name: "overlay show", args: "NAME", group: groupOverlays, min: 1, max: 1,
+			name: "overlay show", args: "NAME…", group: groupOverlays, min: 1, max: -1,
 			summary: "show an overlay",
-			help: `Shows all of an overlay that you may see.
+			help: `Shows all of an overlay that you may see.` + showHelp + `
 
 --json prints an object: the fields of overlay list, and keep (null if you may not see it) and
-revisions (as overlay revisions prints them).`,
+revisions (as overlay revisions prints them, without overlay). For several, or a pattern, it
+is an array of them.`,
 			flags: jsonFlag, run: runOverlayShow,
 		},
 		{
-			name: "overlay revisions", args: "NAME", group: groupOverlays, min: 1, max: 1,
+			name: "overlay revisions", args: "NAME…", group: groupOverlays, min: 1, max: -1,
 			summary: "list the revisions of an overlay that are on disk",
-			help: `Lists the revisions that are on disk, the oldest first.
+			help: `Lists the revisions that are on disk, the oldest first.` + showHelp + `
 
---json prints an array of objects with revision, current, published (RFC 3339, or null), files
-and size (bytes).`,
+--json prints an array of objects with overlay, revision, current, published (RFC 3339, or
+null), files and size (bytes).`,
 			flags: tableFlags, run: runOverlayRevisions,
 		},
 		{
@@ -361,21 +433,21 @@ modified (RFC 3339, or null).`,
 			flags: lsFlags, run: runOverlayLs,
 		},
 		{
-			name: "overlay get", args: "NAME PATH [FILE]", group: groupFiles, min: 2, max: 3, asks: true,
+			name: "overlay get", args: "NAME PATH [FILE]", group: groupFiles, min: 2, max: 3, asks: true, files: true,
 			summary: "read a file of an overlay",
 			help: `Prints a file, or writes it to FILE, or into FILE if that is a directory. What a terminal would
 not show as it is, is not printed on one.` + pathHelp,
 			flags: revisionFlag, run: runOverlayGet,
 		},
 		{
-			name: "overlay put", args: "NAME PATH [FILE]", group: groupFiles, min: 2, max: 3, asks: true,
+			name: "overlay put", args: "NAME PATH [FILE]", group: groupFiles, min: 2, max: 3, asks: true, files: true,
 			summary: "write one file of an overlay",
 			help: `Makes a new revision in which PATH is what FILE, or standard input, holds. A PATH that ends in
 / is a directory, in which the file keeps its name.` + pathHelp,
 			run: runOverlayPut,
 		},
 		{
-			name: "overlay edit", args: "NAME PATH", group: groupFiles, min: 2, max: 2, asks: true,
+			name: "overlay edit", args: "NAME PATH", group: groupFiles, min: 2, max: 2, asks: true, files: true,
 			summary: "edit one file of an overlay",
 			help: `Opens a file with $VISUAL, $EDITOR, editor or vi, and makes a new revision of what you saved. If
 nothing has changed there is none. A file that is not there is made. If somebody else has
@@ -383,19 +455,19 @@ changed it meanwhile, what you wrote is kept in a file and its name is told.` + 
 			run: runOverlayEdit,
 		},
 		{
-			name: "overlay mkdir", args: "NAME PATH", group: groupFiles, min: 2, max: 2, asks: true,
+			name: "overlay mkdir", args: "NAME PATH", group: groupFiles, min: 2, max: 2, asks: true, files: true,
 			summary: "make a directory in an overlay",
 			help:    `Makes a new revision with an empty directory, and those above it.` + pathHelp,
 			run:     runOverlayMkdir,
 		},
 		{
-			name: "overlay rm", args: "NAME PATH…", group: groupFiles, min: 2, max: -1, asks: true,
+			name: "overlay rm", args: "NAME PATH…", group: groupFiles, min: 2, max: -1, asks: true, files: true,
 			summary: "remove files from an overlay",
 			help:    `Makes a new revision without these files, or directories with -r.` + pathHelp,
 			flags:   removeFlags, run: runOverlayRm,
 		},
 		{
-			name: "game import", args: "DIR|FILE", group: groupGame, min: 1, max: 1, asks: true,
+			name: "game import", args: "DIR|FILE", group: groupGame, min: 1, max: 1, asks: true, files: true,
 			summary: "install the game from a directory or an archive",
 			help: `Makes a new revision of the game from a directory, or from a .tar, .tar.gz, .tar.zst or .zip,
 read with your own rights. Servers have it from their next start. A directory is packed by
@@ -407,7 +479,7 @@ this command, so the import ends with it; --no-wait stays until all is packed.`,
 			summary: "list the revisions of the game that are on disk",
 			help: `Lists the revisions that are on disk, the oldest first.
 
---json prints an array of objects as overlay revisions does.`,
+--json prints an array of objects as overlay revisions does, without overlay.`,
 			flags: tableFlags, run: runGameRevisions,
 		},
 		{
@@ -424,22 +496,31 @@ their next start.`,
 
 --json prints an array of objects with id, kind, target, state (queued, running, done,
 failed, canceled, timeout, skipped), cause and object (the path on the bus).`,
-			flags: tableFlags, run: runJobList,
+			flags: jobListFlags, run: runJobList,
 		},
 		{
-			name: "job show", args: "ID", group: groupJobs, min: 1, max: 1,
+			name: "job show", args: "ID…", group: groupJobs, min: 1, max: -1,
 			summary: "show a job",
 			help: `Shows all that is known of a job.
 
 --json prints an object: the fields of job list, and progress (0 to 1, or null), status (the
-step it is at), requester (uid), created, started, finished (RFC 3339, or null), cancelable.`,
+step it is at), requester (uid), requester_name ("" for none), timeout (seconds, or null),
+created, started, finished (RFC 3339, or null), cancelable. For several it is an array.`,
 			flags: jsonFlag, run: runJobShow,
 		},
 		{
-			name: "job cancel", args: "ID", group: groupJobs, min: 1, max: 1, asks: true,
+			name: "job cancel", args: "ID…", group: groupJobs, min: 1, max: -1, asks: true,
 			summary: "end a job",
 			help:    `Asks for the end of a job that is queued or running.`,
 			run:     runJobCancel,
+		},
+		{
+			name: "job wait", args: "ID…", group: groupJobs, min: 1, max: -1,
+			summary: "wait until a job has ended",
+			help: `Follows jobs to their ends and shows their steps. The exit status is 1 if one of them did not do
+what it was asked for. ID may also be a path, as --no-wait prints it. Ctrl-C ends the waiting,
+not the job.`,
+			run: runJobWait,
 		},
 		{
 			name: "version", group: groupOther,
