@@ -108,6 +108,7 @@ const (
 	restarting = "restarting"
 	killing    = "killing"
 	removing   = "removing files"
+	publishing = "publishing" // of all that was counted before, next to nothing is left
 )
 
 // About tells what kind of object a job is about, instance, overlay or "", and its name.
@@ -604,6 +605,8 @@ func (d *Daemon) step(j *job, format string, args ...any) {
 		j.Status = text
 		if n := slices.Index(steps, text); n >= 0 {
 			j.Progress = max(j.Progress, float64(n)/float64(len(steps)))
+		} else if text == publishing {
+			j.Progress = 0.99
 		}
 	})
 }

@@ -309,7 +309,7 @@ func (d *Daemon) runImport(ctx context.Context, j *job, r store.Revision) error 
 	}
 	r.Files, r.Bytes = uint64(report.Files), uint64(report.Bytes)
 	if !j.Parameters.V.Merge {
-		d.step(j, "publishing")
+		d.step(j, publishing)
 		return d.place(staging, final, r)
 	}
 	base := d.holdBase(r.Overlay)
@@ -320,7 +320,7 @@ func (d *Daemon) runImport(ctx context.Context, j *job, r store.Revision) error 
 	if staging, err = d.merge(ctx, j, &r, base); err != nil {
 		return err
 	}
-	d.step(j, "publishing")
+	d.step(j, publishing)
 	// A rollback in the meantime must not be undone by what was made of the revision that it went back from.
 	d.accept.Lock()
 	defer d.accept.Unlock()
