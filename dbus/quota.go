@@ -36,6 +36,9 @@ type caller struct {
 	calls  int
 	bytes  int
 
+	told bool // who it is, by claim
+	user uint32
+
 	mu    sync.Mutex
 	uid   uint32
 	known bool
@@ -52,6 +55,12 @@ func (q *quota) enter(name string, bytes int) (*caller, error) {
 	calls, held := 0, 0
 	if who != nil {
 		calls, held = who.calls, who.bytes
+	}
+	// Once it is known who calls, what claim would refuse is refused before it costs anything.
+	if who != nil && who.told {
+		if u := q.users[who.user]; u != nil && (u.calls >= maxUserCalls || u.bytes+bytes > maxUserBytes) {
+			return nil, dbusError(errLimits, "too many calls of yours are under way; wait for answers")
+		}
 	}
 	if q.calls >= maxCalls || q.bytes+bytes > maxBytes || calls >= maxCallerCalls || held+bytes > maxCallerBytes {
 		return nil, dbusError(errLimits, "too many calls are under way; wait for answers")
@@ -92,9 +101,10 @@ func (q *quota) gone(name string) {
 
 // claim counts a call for its user, as soon as the bus has told who that is: nobody may take all there is. Root is not
 // counted at all, so that others cannot lock it out.
-func (q *quota) claim(uid uint32, bytes int) error {
+func (q *quota) claim(who *caller, uid uint32, bytes int) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	who.told, who.user = true, uid
 	if uid == 0 {
 		q.calls--
 		q.bytes -= bytes

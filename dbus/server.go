@@ -241,7 +241,7 @@ func (s *Server) run(c *call, m *incoming, who *caller) (out []any, err error) {
 	} else if err != nil {
 		return nil, dbusError(names.ErrAccessDenied, "the caller has gone")
 	}
-	if err := s.quota.claim(c.uid, c.size); err != nil {
+	if err := s.quota.claim(who, c.uid, c.size); err != nil {
 		return nil, err
 	}
 	c.claimed = true

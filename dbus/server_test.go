@@ -865,7 +865,11 @@ func TestOneUserLeavesRoomForOthers(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := q.claim(1000, 1<<20); err != nil {
+		if err := q.claim(who, 1000, 1<<20); err != nil {
+			// The next one of this connection is refused before anything is made of it.
+			if _, err := q.enter(who.name, 1<<20); err == nil {
+				t.Error("a connection of a user who has all under way got further")
+			}
 			q.leave(who, 1<<20)
 			break
 		}
@@ -875,7 +879,7 @@ func TestOneUserLeavesRoomForOthers(t *testing.T) {
 	}
 	who, err := q.enter(":2.1", 1<<20)
 	if err == nil {
-		err = q.claim(1001, 1<<20)
+		err = q.claim(who, 1001, 1<<20)
 	}
 	if err != nil {
 		t.Error(err)
@@ -884,7 +888,7 @@ func TestOneUserLeavesRoomForOthers(t *testing.T) {
 	q.leave(who, 1<<20)
 	calls, bytes := q.calls, q.bytes
 	who, _ = q.enter(":3.1", 5)
-	q.claim(0, 5)
+	q.claim(who, 0, 5)
 	if q.calls != calls || q.bytes != bytes {
 		t.Error("root is counted")
 	}
