@@ -6,7 +6,6 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"golang.org/x/term"
@@ -91,7 +90,7 @@ type board struct {
 	drawn int // lines that are on the terminal now
 	wake  chan struct{}
 	quit  chan struct{}
-	ended sync.WaitGroup
+	ended chan struct{} // closed when what quit ends has ended
 }
 
 func (b *board) show(s *steps, i client.JobInfo) {
@@ -102,9 +101,8 @@ func (b *board) show(s *steps, i client.JobInfo) {
 		b.jobs = append(b.jobs, s)
 	}
 	if b.quit == nil {
-		b.wake, b.quit = make(chan struct{}, 1), make(chan struct{})
-		b.ended.Add(1)
-		go b.run(b.wake, b.quit)
+		b.wake, b.quit, b.ended = make(chan struct{}, 1), make(chan struct{}), make(chan struct{})
+		go b.run(b.wake, b.quit, b.ended)
 	}
 	b.changed()
 }
@@ -117,8 +115,9 @@ func (b *board) remove(s *steps) {
 		return
 	}
 	b.jobs = slices.Delete(b.jobs, n, n+1)
-	last := len(b.jobs) == 0
-	if last {
+	var ended chan struct{}
+	if len(b.jobs) == 0 {
+		ended = b.ended // another may begin as soon as the lock is free
 		b.erase()
 		close(b.quit)
 		b.quit = nil
@@ -126,8 +125,8 @@ func (b *board) remove(s *steps) {
 		b.changed()
 	}
 	b.v.mu.Unlock()
-	if last {
-		b.ended.Wait()
+	if ended != nil {
+		<-ended
 	}
 }
 
@@ -143,8 +142,8 @@ func (b *board) changed() {
 }
 
 // run draws until the last job is gone.
-func (b *board) run(wake, quit chan struct{}) {
-	defer b.ended.Done()
+func (b *board) run(wake, quit, ended chan struct{}) {
+	defer close(ended)
 	clock := time.NewTicker(time.Second)
 	defer clock.Stop()
 	rest := time.NewTimer(0)
