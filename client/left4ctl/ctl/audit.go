@@ -208,7 +208,7 @@ func runAudit(v *invocation) error {
 		return errors.New("cannot read the audit trail: interrupted")
 	case errors.Is(err, errJournalRights):
 		v.complain("cannot read the audit trail: " + err.Error())
-		v.hint(journalHint)
+		v.hint(v.journalHint())
 		return exitCode(exitFailure)
 	case err != nil:
 		return fmt.Errorf("cannot read the audit trail: %w", err)

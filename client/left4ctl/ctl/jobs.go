@@ -287,6 +287,9 @@ func (v *invocation) jobFilter() (client.JobFilter, error) {
 	case f.requester != "":
 		uid, err := strconv.ParseUint(f.requester, 10, 32)
 		if err != nil {
+			if v.host() != "" {
+				return f.filter, usagef("--requester: %q is no uid, and who that is on %s is not known here", f.requester, v.host())
+			}
 			u, unknown := user.Lookup(f.requester)
 			if unknown != nil {
 				return f.filter, usagef("--requester: there is no user %q; a uid always works", f.requester)

@@ -176,8 +176,13 @@ func (v *invocation) runJournal(ctx context.Context, args []string, f func(entry
 	return text, err
 }
 
-// journalHint is what to do to see the journal, in the words of journalctl.
-const journalHint = "run it with sudo, or ask to be in group systemd-journal or adm, to see all of the journal"
+// journalHint is what to do to see the journal.
+func (v *invocation) journalHint() string {
+	if v.host() != "" {
+		return "connect as somebody who may see all of the journal, as -H root@…, or ask to be in group systemd-journal or adm there"
+	}
+	return "run it with sudo, or ask to be in group systemd-journal or adm, to see all of the journal"
+}
 
 // cappedBuffer keeps the beginning of what is written to it.
 type cappedBuffer struct{ b bytes.Buffer }

@@ -63,7 +63,7 @@ func TestReadingTheJournal(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	v := &invocation{ctx: t.Context()}
+	v := newInvocation(t.Context(), "", nil, nil, nil)
 	read := func(ctx context.Context, stop error) (n int, err error) {
 		err = v.readJournal(ctx, nil, func(entry) error { n++; return stop })
 		return n, err

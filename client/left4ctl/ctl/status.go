@@ -324,7 +324,7 @@ func (v *invocation) showLog(name string) {
 	switch {
 	case err == nil, v.quiet, errors.Is(err, context.Canceled), v.stdout.err != nil:
 	case errors.Is(err, errJournalRights):
-		v.hint(journalHint)
+		v.hint(v.journalHint())
 	default:
 		v.complain("cannot show the log of " + name + ": " + err.Error())
 	}
