@@ -105,12 +105,13 @@ type invocation struct {
 
 	elsewhere bool // what is completed is about another machine
 
-	c      *client.Client
-	agent  *agent
-	all    known
-	board  *board
-	mu     sync.Mutex      // one line at a time
-	hinted map[string]bool // what has been hinted at
+	c         *client.Client
+	agent     *agent
+	all       known
+	board     *board
+	mu        sync.Mutex      // one line at a time
+	hinted    map[string]bool // what has been hinted at
+	abandoned []string        // numbers of jobs that nobody waits for any more
 }
 
 // exitCode is an end that has been told already.
@@ -177,6 +178,7 @@ func (v *invocation) run(args []string) int {
 	default:
 		err = v.command.run(v)
 	}
+	v.hintCancel()
 	if v.agent != nil {
 		v.agent.stop()
 	}

@@ -41,14 +41,16 @@ func (v *invocation) jobs(verb string, names []string, call func(name string) (*
 func (v *invocation) waitAll(verb string, answers []answer[*client.Job]) error {
 	ends := make(chan error, len(answers))
 	for _, a := range answers {
-		switch {
-		case a.err != nil:
+		if a.err != nil {
 			ends <- nil
-		case verb == "":
-			go func() { ends <- v.wait("", "", a.value, false) }()
-		default:
-			go func() { ends <- v.wait(verb, a.name, a.value, false) }()
+			continue
 		}
+		name := a.name
+		if verb == "" {
+			name = ""
+		}
+		steps := v.steps(name)
+		go func() { ends <- steps.wait(verb, name, a.value, false) }()
 	}
 	var result error
 	for range answers {
@@ -60,15 +62,19 @@ func (v *invocation) waitAll(verb string, answers []answer[*client.Job]) error {
 // wait follows a job to its end and tells its steps and how it ended; live is a job that cannot go on without us. Where
 // somebody else asked for it, and verb and name are "", the job itself tells them.
 func (v *invocation) wait(verb, name string, job *client.Job, live bool) error {
-	steps := v.steps(name)
+	return v.steps(name).wait(verb, name, job, live)
+}
+
+func (s *steps) wait(verb, name string, job *client.Job, live bool) error {
+	v := s.v
 	info, err := job.Wait(v.ctx, func(i client.JobInfo) {
 		if verb == "" {
 			verb, _, _ = strings.Cut(i.Kind, "-")
-			name, steps.name = i.Target, i.Target
+			name, s.name = i.Target, i.Target
 		}
-		steps.show(i)
+		s.show(i)
 	})
-	steps.finish()
+	s.finish()
 	switch {
 	case err != nil:
 		return v.unfinished(verb, name, job, live, err)
@@ -97,7 +103,9 @@ func (v *invocation) unfinished(verb, name string, job *client.Job, live bool, e
 		v.complain("interrupted: " + what + " gets no more data, and fails")
 	case v.ctx.Err() != nil:
 		v.complain("stopped waiting: " + what + " goes on")
-		v.hint(fmt.Sprintf("left4ctl job cancel %d ends it", job.ID))
+		v.mu.Lock()
+		v.abandoned = append(v.abandoned, jobNumber(job.ID))
+		v.mu.Unlock()
 	default:
 		v.complain(fmt.Sprintf("cannot follow %s: %v", what, err))
 		if errors.Is(err, client.ErrNoSuchJob) {
@@ -107,6 +115,18 @@ func (v *invocation) unfinished(verb, name string, job *client.Job, live bool, e
 		}
 	}
 	return exitCode(exitFailure)
+}
+
+// hintCancel tells what can be done about jobs that nobody waits for any more.
+func (v *invocation) hintCancel() {
+	if len(v.abandoned) == 0 {
+		return
+	}
+	them := "it"
+	if len(v.abandoned) > 1 {
+		them = "them"
+	}
+	v.hint("left4ctl job cancel " + strings.Join(v.abandoned, " ") + " ends " + them)
 }
 
 // look is the command that shows what a verb is about.

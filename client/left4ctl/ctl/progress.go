@@ -1,6 +1,7 @@
 package ctl
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"os"
@@ -20,14 +21,20 @@ import (
 
 // steps tells what one job is at.
 type steps struct {
-	v     *invocation
-	name  string
-	last  string // key of what was told last, where there is no board
-	begun time.Time
-	info  client.JobInfo
+	v      *invocation
+	name   string
+	number int    // in the order that jobs were asked for
+	last   string // key of what was told last, where there is no board
+	begun  time.Time
+	info   client.JobInfo
 }
 
-func (v *invocation) steps(name string) *steps { return &steps{v: v, name: name, begun: v.now()} }
+func (v *invocation) steps(name string) *steps {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.board.last++
+	return &steps{v: v, name: name, number: v.board.last, begun: v.now()}
+}
 
 func (s *steps) show(i client.JobInfo) {
 	if s.v.quiet || i.Ended() {
@@ -87,6 +94,7 @@ type board struct {
 	v     *invocation
 	size  func() (width, height int)
 	jobs  []*steps
+	last  int // number that was given out
 	drawn int // lines that are on the terminal now
 	wake  chan struct{}
 	quit  chan struct{}
@@ -216,7 +224,7 @@ func (b *board) lines(width, height int) []string {
 	width, height = max(width-1, 1), max(height-1, 1) // the last column would move some cursors, the last line all
 	jobs := slices.Clone(b.jobs)
 	// What is at work comes first, so that it is not what is left out.
-	slices.SortStableFunc(jobs, func(a, b *steps) int { return order(a.info) - order(b.info) })
+	slices.SortFunc(jobs, func(a, b *steps) int { return cmp.Or(order(a.info)-order(b.info), a.number-b.number) })
 	var rest []*steps
 	if len(jobs) > height {
 		jobs, rest = jobs[:height-1], jobs[height-1:]
@@ -236,7 +244,8 @@ func (b *board) lines(width, height int) []string {
 		for _, s := range rest {
 			counts[s.info.State]++
 		}
-		lines = append(lines, cut("and "+counted(len(rest), []string{client.JobRunning, client.JobQueued}, counts)+" more", width))
+		more := counted(len(rest), []string{client.JobRunning, client.JobQueued}, counts)
+		lines = append(lines, cut(strings.Replace("and "+more, " (", " more (", 1), width))
 	}
 	return lines
 }

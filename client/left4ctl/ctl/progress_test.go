@@ -178,7 +178,7 @@ func TestMoreJobsThanATerminalHasLines(t *testing.T) {
 		v.board.draw()
 		expectScreen(t, s,
 			"versus-45:  0:00 running", "versus-46:  0:00 running", "versus-47:  0:00 running",
-			"and 47 (2 running, 45 queued) more")
+			"and 47 more (2 running, 45 queued)")
 	}
 	s.resize(9, 3)
 	v.board.draw()
