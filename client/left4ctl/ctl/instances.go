@@ -60,7 +60,7 @@ func runInitialize(v *invocation) error {
 		return err
 	}
 	return firstOf(v.jobs("initialize", names, func(name string) (*client.Job, error) {
-		return c.InitializeInstance(v.ctx, name, config, client.InitializeOptions{})
+		return c.InitializeInstance(v.ctx, name, config, client.InitializeOptions{JobOptions: v.jobOptions()})
 	}), unmatched)
 }
 
@@ -222,7 +222,7 @@ var validName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,63}$`)
 
 func initializeFlags(v *invocation, fs *pflag.FlagSet) {
 	fs.StringVarP(&v.file, "file", "f", "", "the spec `FILE`, - for standard input")
-	noWaitFlag(v, fs)
+	jobFlags(v, fs)
 }
 
 func tableFlags(v *invocation, fs *pflag.FlagSet) {

@@ -470,10 +470,6 @@ func runJobWait(v *invocation) error {
 }
 
 func jobFlags(v *invocation, fs *pflag.FlagSet) {
-	noWaitFlag(v, fs)
-	fs.Var(&v.timeout, "timeout", "give the job up after that time: 90s, 5m, 1h")
-}
-
-func noWaitFlag(v *invocation, fs *pflag.FlagSet) {
 	fs.BoolVar(&v.noWait, "no-wait", false, "print the job's path and do not wait for its end")
+	fs.Var(&v.timeout, "timeout", "give the job up after that time: 90s, 5m, 1h")
 }

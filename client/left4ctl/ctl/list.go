@@ -111,7 +111,7 @@ func listFlags(v *invocation, fs *pflag.FlagSet) {
 	fs.StringVar(&f.owner, "owner", "", "only instances of `USER`, a name or uid")
 	fs.BoolVar(&f.drifted, "drifted", false, "only instances that are not in the state they should be in")
 	fs.BoolVar(&f.pending, "pending", false, "only instances that a restart would give something new")
-	fs.StringSliceVar(&f.columns, "columns", nil, "show these `COLUMN`s, parted by commas: "+listed(columnNames(), 7))
+	fs.StringSliceVar(&f.columns, "columns", nil, "show these `COLUMN`s, parted by commas:\n"+listed(columnNames(), 8))
 	fs.StringVar(&f.sort, "sort", "", "sort by `COLUMN`, and - before it for the other way round")
 	tableFlags(v, fs)
 }
