@@ -81,7 +81,7 @@ type sshWords struct{ v *invocation }
 func (w *sshWords) Write(p []byte) (int, error) {
 	w.v.mu.Lock()
 	defer w.v.mu.Unlock()
-	fmt.Fprintln(w.v.stderr, clean(strings.TrimSuffix(string(p), "\n")))
+	w.v.board.line(w.v.stderr, clean(strings.TrimSuffix(string(p), "\n")))
 	return len(p), nil
 }
 
