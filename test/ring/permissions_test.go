@@ -1,8 +1,11 @@
 package ring
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
+
+	"left4.me/left4/dbus/names"
 )
 
 func TestWhoMay(t *testing.T) {
@@ -61,7 +64,52 @@ func TestWhoMay(t *testing.T) {
 			}
 		}
 
+		// What one may is told before, and told truly.
+		all := p.permissions("root", "")
+		if len(all) < 20 {
+			t.Errorf("there are the actions %v", all)
+		}
+		p.RunAs(t, "olga", "left4ctl", "create", "olgas")
+		for _, c := range []struct {
+			user, instance, most string
+			but                  map[string]string
+		}{
+			{"root", "", "yes", nil},
+			{"root", "a", "yes", nil},
+			{"bob", "", "auth", nil},
+			{"bob", "a", "auth", map[string]string{"me.left4.instance.restart": "yes"}},
+			{"bob", "b", "auth", nil},
+			{"olga", "", "yes", map[string]string{"me.left4.instance.delete": "auth", "me.left4.blueprint.delete": "auth", "me.left4.overlay.delete": "auth",
+				"me.left4.overlay.script": "auth", "me.left4.administer": "auth"}},
+			{"olga", "olgas", "yes", map[string]string{"me.left4.blueprint.delete": "auth", "me.left4.overlay.delete": "auth",
+				"me.left4.overlay.script": "auth", "me.left4.administer": "auth"}},
+		} {
+			got := p.permissions(c.user, c.instance)
+			if len(got) != len(all) {
+				t.Errorf("%s is told of the actions %v", c.user, got)
+			}
+			for action, answer := range got {
+				want := c.most
+				if but, ok := c.but[action]; ok {
+					want = but
+				}
+				if answer != want {
+					t.Errorf("%s, instance %q: %s is %s, want %s", c.user, c.instance, action, answer, want)
+				}
+			}
+		}
+		for name, want := range map[string]string{"none": "there is no instance none", "../a": "is not allowed"} {
+			if r := call("bob", "GetPermissions", "s", name); r.Code == 0 || !strings.Contains(r.Err, want) {
+				t.Errorf("GetPermissions of %s: %+v", name, r)
+			}
+		}
+
 		p.Run(t, "systemctl", "mask", "--runtime", "--now", "polkit.service")
+		for action, answer := range p.permissions("olga", "a") {
+			if answer != "no" {
+				t.Errorf("without polkit %s is %s", action, answer)
+			}
+		}
 		if r := p.TryAs("olga", "left4ctl", "--no-ask-password", "stop", "a"); r.Code != 1 {
 			t.Errorf("without polkit an operator may stop: %+v", r)
 		}
@@ -70,6 +118,17 @@ func TestWhoMay(t *testing.T) {
 		}
 		p.ctl("stop", "a")
 	})
+}
+
+// permissions is what a user is told that they may do.
+func (p play) permissions(user, instance string) map[string]string {
+	p.t.Helper()
+	var answer struct{ Data []map[string]string }
+	out := p.RunAs(p.t, user, "busctl", "--json=short", "call", service, "/me/left4", managerI, "GetPermissions", "s", instance)
+	if err := json.Unmarshal([]byte(out), &answer); err != nil || len(answer.Data) != 1 {
+		p.t.Fatalf("GetPermissions: %v\n%s", err, out)
+	}
+	return answer.Data[0]
 }
 
 func TestAnOwnerIsKnownByName(t *testing.T) {
@@ -89,40 +148,40 @@ func TestAnOwnerIsKnownByName(t *testing.T) {
 	})
 }
 
-// answer waits for pkttyagent's question and answers it.
-func (p play) answer(asking *Process, password string) (question string) {
-	p.t.Helper()
-	question = asking.Expect(p.t, "Password: ")
-	// What is typed between the question and the end of the echo is thrown away.
-	p.Eventually(p.t, "the terminal shows no password", func() bool {
-		return p.Try("sh", "-ec", `stty -F "/dev/$(ps -C pkttyagent -o tty=)" -a | grep -qw -e -echo`).Code == 0
-	})
-	asking.Type(p.t, password+"\n")
-	return question
-}
-
-func TestAPasswordIsAsked(t *testing.T) {
+// Somebody who floods left4d is in nobody's way, and does not drown the journal.
+func TestAFloodRefusesNobodyElse(t *testing.T) {
 	eachPlay(t, func(t *testing.T, p play) {
-		p.AddUser(t, "bob")
-		p.ctl("create", "a")
-		p.RunInput(t, strings.NewReader("root:open sesame\n"), "chpasswd")
-		// A session of logind's, as ssh makes one: without it polkit does not use an agent that left4ctl, as systemctl
-		// does, offers as a fallback only.
-		login := func() *Process {
-			return p.Start(t, "systemd-run", "--quiet", "--wait", "--collect", "--pty", "--uid=bob", "--property=PAMName=login", "left4ctl", "start", "a")
+		p.AddUser(t, "mallory")
+		p.AddUser(t, "olga", "left4-operators")
+		p.bringScript("flood.py")
+		p.bringScript("calls.py")
+		for _, name := range []string{"a", "b", "c"} {
+			p.ctl("create", name)
 		}
-		wrong := login()
-		p.answer(wrong, "guess")
-		if out, code := wrong.Wait(t); code != 1 || p.get("a", "State") != "stopped" {
-			t.Errorf("a wrong password: %d, %s", code, out)
-		}
-		right := login()
-		if said := p.answer(right, "open sesame"); !strings.Contains(said, "start") {
-			t.Errorf("the question does not say what for: %s", said)
-		}
-		if out, code := right.Wait(t); code != 0 {
-			t.Errorf("the right password: %d, %s", code, out)
-		}
+		p.ctl("start", "a")
 		p.ready(27015)
+		pid := p.MainPID(t, "left4d.service")
+		usual := p.manyCalls(20)
+		flood := p.Start(t, asUser("mallory", []string{"flood.py", "a"})...)
+		flood.Expect(t, "flooding")
+		t.Logf("before the flood:\n%sin it:\n%s", usual, p.manyCalls(5))
+		p.RunAs(t, "olga", "left4ctl", "restart", "a")
+		p.Run(t, "pkill", "-KILL", "-u", "mallory", "-f", "flood.py")
+		flood.Wait(t)
+		if got := p.MainPID(t, "left4d.service"); got != pid {
+			t.Errorf("left4d was restarted: %d, %d", pid, got)
+		}
+		told := p.entries(names.MessageCall, "LEFT4_CALLER=mallory")
+		if len(told) == 0 || len(told) > 3*60 {
+			t.Errorf("%d entries in the journal are about it", len(told))
+		}
+		for _, call := range told {
+			if call["RESULT"] == "allowed" {
+				t.Errorf("mallory was allowed: %v", call)
+			}
+		}
+		if p.get("a", "State") != "running" {
+			t.Errorf("a is %s: %s", p.get("a", "State"), p.get("a", "Cause"))
+		}
 	})
 }
