@@ -31,14 +31,23 @@ func TestForgedSignals(t *testing.T) {
 			job = dbus.ObjectPath("/me/left4/job/" + strings.Fields(p.Run(t, "sh", "-c", "left4ctl job list --no-legend | grep -w "+name+" | tail -n 1"))[0])
 			return client, p.Run(t, "pgrep", "-x", "-f", "left4ctl "+verb+" "+name), job
 		}
+		// One that tells all that happens is on the bus when it tells the first of it.
+		monitor := p.Start(t, "left4ctl", "monitor")
+		p.Eventually(t, "the monitor sees the other", func() bool {
+			p.ctl("configure", "other", "label="+p.Run(t, "date", "+%N"))
+			monitor.mu.Lock()
+			defer monitor.mu.Unlock()
+			return monitor.output != ""
+		})
 		starting, pid1, start := begin("start", "late", "starting")
 		stopping, pid2, stop := begin("stop", "deaf", "stopping")
+		pid3 := p.Run(t, "pgrep", "-x", "-f", "left4ctl monitor")
 		// What is forged does arrive: who asks for signals without naming their sender is fooled.
 		fooled := p.jobsEnd()
 		mallory := func(name string, job dbus.ObjectPath) {
 			t.Helper()
 			id := p.Run(t, "sh", "-c", `systemctl list-jobs --no-legend "$1" | awk '{ print $1 }'`, "sh", unit(name))
-			t.Log(p.RunAs(t, "mallory", "forge.py", unit(name), "/org/freedesktop/systemd1/job/"+id, string(job), name, left4d, pid1, pid2))
+			t.Log(p.RunAs(t, "mallory", "forge.py", unit(name), "/org/freedesktop/systemd1/job/"+id, string(job), name, left4d, pid1, pid2, pid3))
 			fooled.Wait(t, "a forged signal", func(s *dbus.Signal) bool { return s.Name == managerI+".JobRemoved" && s.Body[1] == job })
 		}
 		mallory("late", start)
@@ -72,6 +81,12 @@ func TestForgedSignals(t *testing.T) {
 		// The true ones end both.
 		p.Run(t, "kill", "-KILL", strconv.Itoa(p.pid("deaf")))
 		p.ctl("stop", "late")
+		told := monitor.Expect(t, "(start late): canceled")
+		for _, forged := range []string{"forged", "(start late): done", "(stop deaf): failed", "late: starting → running"} {
+			if strings.Contains(told, forged) {
+				t.Errorf("the monitor tells %q:\n%s", forged, told)
+			}
+		}
 		for _, c := range []struct {
 			client *Process
 			code   int

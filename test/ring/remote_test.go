@@ -11,6 +11,7 @@ import (
 func (p play) sshd(users ...string) {
 	p.t.Helper()
 	p.Run(p.t, append([]string{"sh", "-ec", `
+		grep -qsw localhost /etc/hosts || echo 127.0.0.1 localhost >>/etc/hosts
 		ssh-keygen -q -t ed25519 -N '' -f /etc/ssh/ssh_host_ed25519_key
 		mkdir -p -m 0700 /root/.ssh
 		ssh-keygen -q -t ed25519 -N '' -f /root/.ssh/id_ed25519
@@ -54,9 +55,9 @@ func TestAnotherHost(t *testing.T) {
 
 		// A host that is down, or is not the one it was, is told, and does not hide the other.
 		for host, why := range map[string]string{"root@localhost:2": "Connection refused", "root@127.0.0.1": "Host key verification failed"} {
-			for _, verb := range []string{"list", "status"} {
+			for verb, says := range map[string]string{"list": "stopped by olga", "status": "1 stopped"} {
 				r := p.Try("left4ctl", "-H", there, "-H", host, verb)
-				if r.Code != 1 || !strings.Contains(r.Out, "stopped by olga") || !strings.Contains(r.Out, there) || !strings.Contains(r.Err, host) || !strings.Contains(r.Err, why) {
+				if r.Code != 1 || !strings.Contains(r.Out, says) || !strings.Contains(r.Out, there) || !strings.Contains(r.Err, host) || !strings.Contains(r.Err, why) {
 					t.Errorf("%s of two hosts: %+v", verb, r)
 				}
 			}
