@@ -54,8 +54,9 @@ func (v *verdict) row(what string, format string, args ...any) {
 	fmt.Fprintf(&v.table, "| %-46s %s\n", what, fmt.Sprintf(format, args...))
 }
 
-// judge compares what was asked, what was told, what the database and the disk hold and what runs.
-func (c *mayhem) judge(t *testing.T) {
+// judge compares what was asked, what was told, what the database and the disk hold and what runs. It ends the test where
+// something is wrong, and prints all counts then, or in the end.
+func (c *mayhem) judge(t *testing.T, last bool) {
 	v := &verdict{
 		mayhem: c, t: t,
 		jobs: map[uint32]store.Job{}, instances: map[string]store.Instance{}, asked: map[uint32]*chaos.Call{},
@@ -70,13 +71,18 @@ func (c *mayhem) judge(t *testing.T) {
 	v.judgeStates()
 	v.weigh()
 	v.row("violations", "%d", len(v.wrongs))
-	t.Logf("chaos\n%s", v.table.String())
+	if last || len(v.wrongs) > 0 {
+		t.Logf("chaos\n%s", v.table.String())
+	}
 	for n, w := range v.wrongs {
 		if n == 20 {
 			t.Errorf("and %d more", len(v.wrongs)-n)
 			break
 		}
 		t.Errorf("%s%s", w.text, v.history(w))
+	}
+	if len(v.wrongs) > 0 {
+		t.FailNow()
 	}
 }
 
@@ -140,6 +146,12 @@ func (v *verdict) readDatabase() {
 	slices.Sort(v.ids)
 }
 
+// refusals are the errors that whoever asks for anything at any time must expect.
+var refusals = []string{
+	names.Error + "Busy", names.Error + "InstanceExists", names.Error + "NoSuchInstance", names.Error + "NoSuchJob",
+	names.ErrAccessDenied, names.ErrInteractive,
+}
+
 // judgeCalls finds the job of each accepted call, and the call of each job: one that was neither answered nor refused
 // may have made one.
 func (v *verdict) judgeCalls() {
@@ -159,6 +171,9 @@ func (v *verdict) judgeCalls() {
 			continue
 		case call.Error != "":
 			refused[call.Error]++
+			if !slices.Contains(refusals, call.Error) {
+				v.wrong(call.Name, 0, "%s %s was refused: %s %s", call.Verb, call.Name, call.Error, call.Text)
+			}
 			continue
 		}
 		accepted++
@@ -172,7 +187,7 @@ func (v *verdict) judgeCalls() {
 			v.wrong(call.Name, 0, "%+v was answered with a job that is not in the database", *call)
 		case v.asked[call.Job] != nil:
 			v.wrong(call.Name, call.Job, "two calls were answered with job %d", call.Job)
-		case j.Kind != call.Verb || j.Target != call.Name || j.Requester != v.uids[v.users[call.Caller]]:
+		case j.Kind != call.Verb || j.Target != call.Name || j.Requester != v.uids[v.user(call)]:
 			v.wrong(call.Name, call.Job, "%+v was answered with job %d, which is %s %s of uid %d", *call, j.ID, j.Kind, j.Target, j.Requester)
 		}
 		v.asked[call.Job] = call
@@ -184,7 +199,7 @@ func (v *verdict) judgeCalls() {
 			continue
 		}
 		n := slices.IndexFunc(unknown, func(call *chaos.Call) bool {
-			return call.Verb == j.Kind && call.Name == j.Target && v.uids[v.users[call.Caller]] == j.Requester &&
+			return call.Verb == j.Kind && call.Name == j.Target && v.uids[v.user(call)] == j.Requester &&
 				call.Sent <= j.Created && j.Created <= call.Answered
 		})
 		if n < 0 {
@@ -196,9 +211,8 @@ func (v *verdict) judgeCalls() {
 		made++
 	}
 
-	took := time.Duration(v.ended-v.began) * time.Microsecond
 	v.row("verbs sent", "%d by %d callers of %d users on %d instances in %.0f s (%.0f/s)", len(v.calls), len(v.users), len(v.uids),
-		len(v.names), took.Seconds(), float64(len(v.calls))/took.Seconds())
+		len(v.names), v.took.Seconds(), float64(len(v.calls))/v.took.Seconds())
 	for _, verb := range slices.Sorted(maps.Keys(sent)) {
 		v.row("  "+verb, "%d", sent[verb])
 	}
@@ -634,8 +648,6 @@ func (v *verdict) judgeStates() {
 		}
 	}
 
-	states := map[string]int{}
-	certain := 0
 	list := map[string]instanceRow{}
 	for _, in := range v.list() {
 		list[in.Name] = in
@@ -643,8 +655,7 @@ func (v *verdict) judgeStates() {
 	for _, name := range v.names {
 		in, ok := v.instances[name]
 		if !ok {
-			states["absent"]++
-			certain++
+			v.states["absent"]++
 			continue
 		}
 		var f fate
@@ -653,8 +664,8 @@ func (v *verdict) judgeStates() {
 				f = f.after(j, len(v.news[id]) > 1)
 			}
 		}
-		if f.up != either && f.enabled != either {
-			certain++
+		if f.up == either || f.enabled == either {
+			v.halfWay++
 		}
 		_, enabled := disk.found["/etc/systemd/system/multi-user.target.wants/"+unit(name)]
 		_, rendered := disk.found["/var/lib/left4/instances/"+name]
@@ -663,7 +674,7 @@ func (v *verdict) judgeStates() {
 		_, marked := disk.found["/run/left4/mounted/"+name]
 		runs := up[name] == "active"
 		row := list[name]
-		states[row.State]++
+		v.states[row.State]++
 		if !f.up.fits(runs) || !f.enabled.fits(enabled) {
 			v.wrong(name, 0, "%s runs: %v, is enabled: %v; its jobs demand %v and %v", name, runs, enabled, f.up, f.enabled)
 		}
@@ -679,11 +690,13 @@ func (v *verdict) judgeStates() {
 		}
 	}
 	var counts []string
-	for _, state := range slices.Sorted(maps.Keys(states)) {
-		counts = append(counts, fmt.Sprintf("%d %s", states[state], state))
+	total := 0
+	for _, state := range slices.Sorted(maps.Keys(v.states)) {
+		counts = append(counts, fmt.Sprintf("%d %s", v.states[state], state))
+		total += v.states[state]
 	}
-	v.row("final states", "%s", strings.Join(counts, ", "))
-	v.row("  as the last verb demands", "%d certain, %d called off half way", certain, len(v.names)-certain)
+	v.row("states after each round", "%s", strings.Join(counts, ", "))
+	v.row("  as the last verb demands", "%d, and %d where that was called off half way", total-v.halfWay, v.halfWay)
 	v.row("enabled, mounts, processes of servers", "%d, %d, %d", disk.enabled, len(mounted), len(disk.processes))
 	v.row("left behind, revisions on disk", "%d, %d", len(disk.odd), len(disk.layers))
 	if failed := v.Run(v.t, "systemctl", "--failed", "--no-legend", "--plain"); failed != "" {

@@ -28,8 +28,9 @@ import (
 const (
 	someChaos  = 2000
 	muchChaos  = 10_000
-	chaosKills = 500 // verbs for one kill of left4d
-	chaosOpen  = 6   // jobs that a caller lets be unfinished
+	roundChaos = 1000 // of one round: after each it is looked at what has come of all
+	roundKills = 2    // of left4d
+	chaosOpen  = 6    // jobs that a caller lets be unfinished
 )
 
 // Whoever asks for what, and however often left4d dies of it: each accepted call has one end, which is told once, and
@@ -63,9 +64,13 @@ func TestChaos(t *testing.T) {
 		p.ctl("blueprint", "create", chaos.Blueprint, "--overlay="+chaos.Overlay+":*")
 		c := &mayhem{play: p, seed: seed, total: calls}
 		c.people()
-		c.run()
-		c.calm()
-		c.judge(t)
+		c.follow()
+		rounds := max(2, calls/roundChaos)
+		for round := range rounds {
+			c.run(round, rounds)
+			c.calm()
+			c.judge(t, round == rounds-1)
+		}
 		c.removeAll(t)
 	})
 }
@@ -76,20 +81,26 @@ type mayhem struct {
 	seed    uint64
 	total   int      // calls to make
 	names   []string // of the instances
-	users   []string // by caller
+	users   []string // by caller, modulo their number
 	uids    map[string]uint32
 	manager dbus.BusObject
 	systemd dbus.BusObject
 	bus     dbus.BusObject
 	signals chan *dbus.Signal
 
-	victim       int   // pidfd of the left4d that has the name
-	began, ended int64 // microseconds since the epoch, as all times here
-	calls        []chaos.Call
-	heard        []heard
-	lives        []life // of left4d, in their order
-	kills        int
+	victim  int   // pidfd of the left4d that has the name
+	began   int64 // microseconds since the epoch, as all times here
+	took    time.Duration
+	calls   []chaos.Call
+	heard   []heard
+	lives   []life // of left4d, in their order
+	kills   int
+	states  map[string]int // of the instances, after all rounds
+	halfWay int            // of them where it is not certain what they should be
 }
+
+// user is who made a call.
+func (c *mayhem) user(call *chaos.Call) string { return c.users[call.Caller%len(c.users)] }
 
 // heard is a signal of left4d's Manager.
 type heard struct {
@@ -144,9 +155,10 @@ func (c *mayhem) people() {
 	}
 }
 
-// run lets the callers loose and kills left4d meanwhile; it returns when all callers have ended.
-func (c *mayhem) run() {
+// follow takes note of all that left4d says from now on.
+func (c *mayhem) follow() {
 	c.t.Helper()
+	c.states = map[string]int{}
 	c.CopyIn(c.t, Build(c.t, "left4.me/left4/test/chaos/cmd/left4-chaos"), "/usr/local/bin/left4-chaos")
 	conn := c.Bus(c.t)
 	c.manager, c.bus, c.signals = conn.Object(names.Service, names.Root), conn.BusObject(), make(chan *dbus.Signal, 64)
@@ -166,17 +178,23 @@ func (c *mayhem) run() {
 	}
 	c.victim = -1
 	c.arrive(owner)
-	defer func() { unix.Close(c.victim) }()
 	c.began = time.Now().UnixMicro()
 	c.lives = []life{{name: owner, from: c.began}}
+}
 
+// run lets the callers loose and kills left4d meanwhile; it returns when all callers have ended.
+func (c *mayhem) run(round, rounds int) {
+	c.t.Helper()
+	began, before := time.Now(), len(c.calls)
+	total := c.total*(round+1)/rounds - c.total*round/rounds
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	said := make(chan saying)
 	for n := range c.users {
-		go c.call(ctx, n, said)
+		calls := total*(n+1)/len(c.users) - total*n/len(c.users)
+		go c.call(ctx, round*len(c.users)+n, calls, said)
 	}
-	plan, dying, killed := c.plan(), false, make(chan error, 1)
+	plan, dying, killed := c.plan(round, total), false, make(chan error, 1)
 	for callers := len(c.users); callers > 0; {
 		arrival := false
 		select {
@@ -202,7 +220,7 @@ func (c *mayhem) run() {
 			continue
 		}
 		next := &plan[0]
-		if next.moment == returned && !arrival || next.moment != returned && len(c.calls) < next.calls {
+		if next.moment == returned && !arrival || next.moment != returned && len(c.calls)-before < next.calls {
 			continue
 		}
 		if next.moment == heardOf && next.more > 0 {
@@ -216,7 +234,7 @@ func (c *mayhem) run() {
 			killed <- c.kill()
 		}
 	}
-	c.ended = time.Now().UnixMicro()
+	c.took += time.Since(began)
 	if len(plan) > 0 {
 		c.t.Fatalf("%d kills of left4d did not come to pass", len(plan))
 	}
@@ -237,13 +255,12 @@ const (
 	written                // when it has written to its database so many times more, and has not told anybody
 )
 
-func (c *mayhem) plan() (plan []doom) {
-	random := rand.New(rand.NewPCG(c.seed, 1<<32))
-	kills := max(4, c.total/chaosKills)
+func (c *mayhem) plan(round, calls int) (plan []doom) {
+	random := rand.New(rand.NewPCG(c.seed, 1<<32+uint64(round)))
 	// Each within its own part of the calls, and none when only the last callers are at it.
-	part := c.total * 9 / 10 / kills
-	for n := range kills {
-		moment := []moment{heardOf, returned, written, written}[n%4]
+	part := calls * 9 / 10 / roundKills
+	for n := range roundKills {
+		moment := []moment{heardOf, returned, written, written}[(round*roundKills+n)%4]
 		plan = append(plan, doom{moment, n*part + random.IntN(part), random.IntN(8)})
 	}
 	return plan
@@ -321,26 +338,22 @@ type saying struct {
 }
 
 // call runs one caller and passes on what it says.
-func (c *mayhem) call(ctx context.Context, n int, said chan<- saying) {
+func (c *mayhem) call(ctx context.Context, n, calls int, said chan<- saying) {
 	say := func(s saying) {
 		select {
 		case said <- s:
 		case <-ctx.Done():
 		}
 	}
-	calls := c.total / len(c.users)
-	if n < c.total%len(c.users) {
-		calls++
-	}
-	instances := c.names
-	if c.users[n] == "eve" { // mostly what she may
+	user, instances := c.users[n%len(c.users)], c.names
+	if user == "eve" { // mostly what she may
 		for _, name := range c.names {
 			if strings.HasPrefix(name, "eve-") {
 				instances = append(slices.Clone(instances), name, name, name, name)
 			}
 		}
 	}
-	cmd := c.Command(ctx, asUser(c.users[n], append([]string{
+	cmd := c.Command(ctx, asUser(user, append([]string{
 		"left4-chaos", fmt.Sprintf("-seed=%d", c.seed), fmt.Sprintf("-caller=%d", n), fmt.Sprintf("-calls=%d", calls),
 		fmt.Sprintf("-open=%d", chaosOpen),
 	}, instances...))...)
