@@ -2,6 +2,7 @@
 # make package        the .deb and the .rpm, into dist/
 # sudo make demo      two game servers in a throw-away machine
 # sudo make test      all tests, also in booted Debian 12 and 13
+# sudo make chaos     10 000 random verbs, left4d killed 20 times
 # make lint           formatting, go vet, staticcheck
 # make install        what the package installs, below DESTDIR
 # make clean
@@ -18,7 +19,7 @@ export PATH := $(PATH):/usr/local/go/bin
 # A Go older than go.mod, or staticcheck, asks for may fetch that one; Debian's would not, left to itself.
 export GOTOOLCHAIN ?= auto
 
-.PHONY: all deps build package demo test lint install clean
+.PHONY: all deps build package demo test chaos lint install clean
 
 all: build
 
@@ -56,6 +57,11 @@ else
 	@echo "not root: the tests in booted machines are left out; sudo make test runs them"
 	$(TESTS)
 endif
+
+# LEFT4_CHAOS_SEED, which it prints, gives the same verbs again.
+LEFT4_CHAOS ?= 10000
+chaos: package
+	LEFT4_RING=trixie LEFT4_DEB=$(CURDIR)/$(DEB) LEFT4_CHAOS=$(LEFT4_CHAOS) go test -count=1 -timeout=60m -v ./test/ring -run '^TestChaos$$'
 
 lint: deps
 	@unformatted=$$(gofmt -l client daemon dbus packaging polkit test units); \

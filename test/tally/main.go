@@ -1,7 +1,8 @@
 // tally reads what `go test -json` prints, shows what a person wants of it, and ends with the line
 // "N passed, N failed". It exits 1 when anything failed.
 //
-// Shown are the output of what failed, each package, each test that took long, and why a test was skipped.
+// Shown are the output of what failed, each package, each test that took long, why a test was skipped, and the lines of
+// tables that a test logs: those that begin with "| ".
 // A test with subtests is counted as its subtests.
 package main
 
@@ -99,6 +100,11 @@ func (t *tally) event(e event) {
 			t.passed++
 			if e.Elapsed >= long {
 				fmt.Fprintf(t.out, "      %6.1fs %s\n", e.Elapsed, e.Test)
+			}
+			for line := range strings.Lines(n.output.String()) {
+				if line = strings.TrimLeft(line, " "); strings.HasPrefix(line, "| ") {
+					fmt.Fprintf(t.out, "              %s", line)
+				}
 			}
 		}
 		delete(t.nodes, name)

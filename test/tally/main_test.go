@@ -25,6 +25,18 @@ func TestTally(t *testing.T) {
 			passed: 2,
 		},
 		{
+			name: "the table of a test is shown",
+			in: `
+{"Action":"output","Package":"p","Test":"A","Output":"    a_test.go:7: all\n"}
+{"Action":"output","Package":"p","Test":"A","Output":"        | jobs   7\n"}
+{"Action":"output","Package":"p","Test":"A","Output":"        | wrong  0\n"}
+{"Action":"pass","Package":"p","Test":"A","Elapsed":1}
+{"Action":"pass","Package":"p","Elapsed":1}
+`,
+			out:    "         1.0s A\n              | jobs   7\n              | wrong  0\nok       1.0s p\n",
+			passed: 1,
+		},
+		{
 			name: "a failed subtest is one failure",
 			in: `
 {"Action":"output","Package":"p","Test":"A/x/y","Output":"=== RUN   A/x/y\n"}
