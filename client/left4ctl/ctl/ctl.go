@@ -76,6 +76,7 @@ type invocation struct {
 	now      func() time.Time
 	dial     func(context.Context) (*client.Client, error)
 	dialHost func(context.Context, client.Remote) (*client.Client, error)
+	hostTime time.Duration
 
 	hosts         []string
 	quiet         bool
@@ -161,6 +162,7 @@ func newInvocation(ctx context.Context, version string, stdin io.Reader, stdout,
 		now:      time.Now,
 		dial:     client.Dial,
 		dialHost: func(ctx context.Context, r client.Remote) (*client.Client, error) { return r.Dial(ctx) },
+		hostTime: hostTime,
 	}
 	v.board = &board{v: v, size: func() (width, height int) { return terminalSize(stderr) }}
 	return v
@@ -286,9 +288,7 @@ func (v *invocation) flagSet(c *command) *pflag.FlagSet {
 	if c.flags != nil {
 		c.flags(v, fs)
 	}
-	if c.name != "help" {
-		hostFlag(v, fs)
-	}
+	hostFlag(v, fs)
 	fs.BoolVarP(&v.quiet, "quiet", "q", false, "print neither steps nor headings")
 	if c.asks || c.name == "" {
 		fs.BoolVar(&v.noAskPassword, "no-ask-password", false, "do not let polkit ask for a password")

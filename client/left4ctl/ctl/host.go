@@ -14,8 +14,8 @@ import (
 	"left4.me/left4/client"
 )
 
-// connectTime is how long one of several hosts may take to be reached, and again to answer: the others are held up by it.
-const connectTime = 15 * time.Second
+// hostTime is how long one of several hosts may take to be reached, and again to answer: the others are held up by it.
+const hostTime = 15 * time.Second
 
 func hostFlag(v *invocation, fs *pflag.FlagSet) {
 	fs.StringArrayVarP(&v.hosts, "host", "H", nil, "do it on another `HOST`, through ssh: [USER@]HOST[:PORT]")
@@ -170,7 +170,7 @@ func askHosts[T any](v *invocation, verb, name string, ask func(context.Context,
 				return
 			}
 			defer c.Close()
-			ctx, cancel := context.WithTimeout(v.ctx, connectTime)
+			ctx, cancel := context.WithTimeout(v.ctx, v.hostTime)
 			defer cancel()
 			if values[n], err = ask(ctx, c); err != nil {
 				errs[n] = fmt.Errorf("%s: %s", host, cannot(verb, name, v.plainly(err)))
@@ -217,14 +217,14 @@ func (v *invocation) reachAll() (hosts []string, clients []*client.Client, resul
 
 // reachOne connects to one of several hosts. There ssh asks nobody: who would know which of them asks?
 func (v *invocation) reachOne(host string) (*client.Client, error) {
-	ctx, cancel := context.WithTimeout(v.ctx, connectTime)
+	ctx, cancel := context.WithTimeout(v.ctx, v.hostTime)
 	defer cancel()
 	c, err := v.dialHost(ctx, client.Remote{Host: host, Batch: true})
 	switch {
 	case v.ctx.Err() != nil && err != nil:
 		return nil, fmt.Errorf("cannot reach %s: interrupted", host)
 	case errors.Is(err, context.DeadlineExceeded):
-		return nil, fmt.Errorf("cannot reach %s: no connection within %v", host, connectTime)
+		return nil, fmt.Errorf("cannot reach %s: no connection within %v", host, v.hostTime)
 	case err != nil:
 		return nil, err
 	}
@@ -238,7 +238,7 @@ func (v *invocation) plainly(err error) error {
 	case v.ctx.Err() != nil && errors.Is(err, v.ctx.Err()):
 		return errors.New("interrupted")
 	case errors.Is(err, context.DeadlineExceeded):
-		return fmt.Errorf("no answer within %v", connectTime)
+		return fmt.Errorf("no answer within %v", v.hostTime)
 	case client.IsUnavailable(err):
 		return &unanswered{err}
 	}

@@ -36,6 +36,9 @@ func TestMain(m *testing.M) {
 			}
 			return c, err
 		}
+		if text := os.Getenv("TEST_HOST_TIME"); text != "" {
+			v.hostTime, _ = time.ParseDuration(text)
+		}
 		v.root = os.Getenv("TEST_USER") == "" // whoever runs the tests
 		v.now = func() time.Time { return time.Unix(1700003600, 0) }
 		os.Exit(v.run(os.Args[1:]))
