@@ -254,11 +254,11 @@ func (m *monitor) happenings(e client.Event) []happening {
 
 // look tells what has changed where that was not told when it happened, because left4d was away or this was too slow.
 func (m *monitor) look(s client.Snapshot) (all []happening) {
-	switch {
-	case s.Missed:
-		all = append(all, happening{Event: "missed", text: "left4d: more happened than could be told"})
-	case m.away:
+	if m.away {
 		all = append(all, happening{Event: "left4d-back", text: "left4d: back"})
+	}
+	if s.Missed {
+		all = append(all, happening{Event: "missed", text: "left4d: more happened than could be told"})
 	}
 	before, jobs := m.instances, m.jobs
 	m.away, m.instances, m.jobs, m.steps = false, map[string]client.Instance{}, map[uint32]client.JobInfo{}, map[uint32]string{}
