@@ -67,7 +67,11 @@ func TestChaos(t *testing.T) {
 		c.follow()
 		rounds := max(2, calls/roundChaos)
 		for round := range rounds {
-			c.run(round, rounds)
+			if err := c.run(round, rounds); err != nil {
+				t.Errorf("%v%s", err, c.stuck())
+				c.judge(t, true)
+				t.FailNow()
+			}
 			c.calm()
 			c.judge(t, round == rounds-1)
 		}
@@ -183,7 +187,7 @@ func (c *mayhem) follow() {
 }
 
 // run lets the callers loose and kills left4d meanwhile; it returns when all callers have ended.
-func (c *mayhem) run(round, rounds int) {
+func (c *mayhem) run(round, rounds int) error {
 	c.t.Helper()
 	began, before := time.Now(), len(c.calls)
 	total := c.total*(round+1)/rounds - c.total*round/rounds
@@ -194,14 +198,14 @@ func (c *mayhem) run(round, rounds int) {
 		calls := total*(n+1)/len(c.users) - total*n/len(c.users)
 		go c.call(ctx, round*len(c.users)+n, calls, said)
 	}
-	plan, dying, killed := c.plan(round, total), false, make(chan error, 1)
+	plan, dying, pending, killed := c.plan(round, total), false, false, make(chan error, 1)
 	for callers := len(c.users); callers > 0; {
 		arrival := false
 		select {
 		case s := <-said:
 			switch {
 			case s.err != nil:
-				c.t.Fatalf("%v%s", s.err, c.stuck())
+				return s.err
 			case s.call == nil:
 				callers--
 			default:
@@ -210,8 +214,8 @@ func (c *mayhem) run(round, rounds int) {
 		case s := <-c.signals:
 			arrival = c.hear(s)
 		case err := <-killed:
-			if err != nil {
-				c.t.Fatalf("cannot kill left4d: %v", err)
+			if pending = false; err != nil {
+				return fmt.Errorf("cannot kill left4d: %w", err)
 			}
 			c.kills++
 		}
@@ -227,7 +231,7 @@ func (c *mayhem) run(round, rounds int) {
 			next.more--
 			continue
 		}
-		dying, plan = true, plan[1:]
+		dying, pending, plan = true, true, plan[1:]
 		if next.moment == written {
 			go func() { killed <- c.killAtWrite(ctx, next.more) }()
 		} else {
@@ -235,9 +239,17 @@ func (c *mayhem) run(round, rounds int) {
 		}
 	}
 	c.took += time.Since(began)
-	if len(plan) > 0 {
-		c.t.Fatalf("%d kills of left4d did not come to pass", len(plan))
+	if pending {
+		cancel()
+		if err := <-killed; err != nil {
+			return fmt.Errorf("the last kill of left4d did not come to pass: %w", err)
+		}
+		c.kills++
 	}
+	if len(plan) > 0 {
+		return fmt.Errorf("%d kills of left4d did not come to pass", len(plan))
+	}
+	return nil
 }
 
 // doom is when left4d is killed.

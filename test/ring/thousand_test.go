@@ -1,0 +1,185 @@
+package ring
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/godbus/dbus/v5"
+
+	"left4.me/left4/dbus/names"
+)
+
+const thousand = 1000
+
+// createThousand brings the number of instances to n. Ports are given, for those that left4 gives by itself are fewer.
+func (p play) createThousand(have, n int) {
+	p.t.Helper()
+	manager := p.Bus(p.t).Object(names.Service, names.Root)
+	// Some at once, so that it is not the disk alone that they wait for.
+	for first := have; first < n; first += 10 {
+		var calls []*dbus.Call
+		for i := first; i < min(n, first+10); i++ {
+			calls = append(calls, manager.Go(names.Manager+".CreateInstance", 0, nil, fmt.Sprintf("t%d", i), map[string]dbus.Variant{
+				"port": dbus.MakeVariant(uint16(20000 + i)), "label": dbus.MakeVariant(fmt.Sprintf("Server %d of a thousand", i)),
+				"blueprint": dbus.MakeVariant("thousand"),
+			}, map[string]dbus.Variant{}))
+		}
+		for _, call := range calls {
+			if <-call.Done; call.Err != nil {
+				p.t.Fatalf("cannot create an instance: %v", call.Err)
+			}
+		}
+	}
+}
+
+// asked counts what a command asks left4d for.
+func (p play) asked(command ...string) (calls []string) {
+	p.t.Helper()
+	conn := p.Bus(p.t)
+	var owner string
+	if err := conn.BusObject().Call(names.Bus+".GetNameOwner", 0, names.Service).Store(&owner); err != nil {
+		p.t.Fatalf("left4d has no name: %v", err)
+	}
+	seen := make(chan *dbus.Message, 64)
+	// A call of ours that nobody else makes shows when all that came before it has been seen.
+	rules := []string{
+		"type='method_call',destination='" + names.Service + "'", "type='method_call',destination='" + owner + "'",
+	}
+	if err := conn.BusObject().Call("org.freedesktop.DBus.Monitoring.BecomeMonitor", 0, rules, uint32(0)).Err; err != nil {
+		p.t.Fatalf("cannot watch the bus: %v", err)
+	}
+	conn.Eavesdrop(seen)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		p.Run(p.t, command...)
+		p.Bus(p.t).Object(names.Service, "/the/end").Call("org.freedesktop.DBus.Peer.Ping", 0)
+	}()
+	timer := time.NewTimer(eventDeadline)
+	defer timer.Stop()
+	for {
+		select {
+		case m := <-seen:
+			if path, _ := m.Headers[dbus.FieldPath].Value().(dbus.ObjectPath); path == "/the/end" {
+				<-ended
+				return calls
+			}
+			calls = append(calls, fmt.Sprintf("%v", m.Headers[dbus.FieldMember].Value()))
+		case <-timer.C:
+			p.t.Fatalf("%v has no end; it asked for %q", command, calls)
+		}
+	}
+}
+
+// A list asks for a list: however many instances there are, it is the same few calls.
+func TestAListIsAFewCalls(t *testing.T) {
+	Once(t, func(t *testing.T, m *Machine) {
+		p := play{m, t}
+		p.ctl("blueprint", "create", "thousand")
+		commands := [][]string{{"list"}, {"list", "--json"}, {"status"}, {"blueprint", "list"}, {"job", "list"}}
+		few := map[string][]string{}
+		p.createThousand(0, 3)
+		for _, c := range commands {
+			few[strings.Join(c, " ")] = p.asked(append([]string{"left4ctl"}, c...)...)
+		}
+		p.createThousand(3, thousand)
+		for _, c := range commands {
+			command := strings.Join(c, " ")
+			many := p.asked(append([]string{"left4ctl"}, c...)...)
+			t.Logf("left4ctl %s: %d calls (%s)", command, len(many), strings.Join(many, ", "))
+			if len(few[command]) == 0 || !slices.Equal(few[command], many) {
+				t.Errorf("left4ctl %s makes the calls %q with 3 instances, and with %d: %q", command, few[command], thousand, many)
+			}
+		}
+		if got := strings.Count(p.ctl("list", "--no-legend")+"\n", "\n"); got != thousand {
+			t.Errorf("left4ctl list shows %d instances", got)
+		}
+	})
+}
+
+// counter counts the bytes that come from the bus.
+type counter struct {
+	io.ReadWriteCloser
+	n atomic.Int64
+}
+
+func (c *counter) Read(b []byte) (int, error) {
+	n, err := c.ReadWriteCloser.Read(b)
+	c.n.Add(int64(n))
+	return n, err
+}
+
+// counted is a connection to the machine's bus, and what has come by it.
+func (p play) counted() (*dbus.Conn, *counter) {
+	p.t.Helper()
+	socket, err := net.Dial("unix", fmt.Sprintf("/proc/%d/root/run/dbus/system_bus_socket", p.boot.init))
+	if err != nil {
+		p.t.Fatalf("cannot reach the bus: %v", err)
+	}
+	count := &counter{ReadWriteCloser: socket}
+	conn, err := dbus.NewConn(count)
+	if err == nil {
+		p.t.Cleanup(func() { conn.Close() })
+		err = conn.Auth(nil)
+	}
+	if err == nil {
+		err = conn.Hello()
+	}
+	if err != nil {
+		p.t.Fatalf("cannot reach the bus: %v", err)
+	}
+	return conn, count
+}
+
+// BenchmarkThousandInstances prints how long the answers of left4d take, over the real bus, and how large they are, with
+// a thousand instances, and what left4ctl list takes of all that. It boots a machine:
+//
+//	LEFT4_RING=trixie LEFT4_DEB=$PWD/dist/left4_0.1.0_amd64.deb go test ./test/ring -run '^$' -bench ThousandInstances -benchtime 1x
+func BenchmarkThousandInstances(b *testing.B) {
+	p := play{Boot(b, suites(b)[0]), b}
+	p.ctl("blueprint", "create", "thousand")
+	began := time.Now()
+	p.createThousand(0, thousand)
+	b.ReportMetric(float64(time.Since(began).Microseconds())/1000/thousand, "create-ms")
+	conn, count := p.counted()
+	measure := func(what string, times int, do func(n int) error) {
+		took := make([]time.Duration, 0, times)
+		do(0) // left4d may be cold
+		before := count.n.Load()
+		for n := range times {
+			start := time.Now()
+			if err := do(n); err != nil {
+				b.Fatalf("%s: %v", what, err)
+			}
+			took = append(took, time.Since(start))
+		}
+		bytes := count.n.Load() - before
+		slices.Sort(took)
+		b.ReportMetric(float64(took[times/2].Microseconds())/1000, what+"-p50-ms")
+		b.ReportMetric(float64(took[times*99/100].Microseconds())/1000, what+"-p99-ms")
+		if bytes > 0 {
+			b.ReportMetric(float64(bytes)/float64(times)/1000, what+"-kB")
+		}
+	}
+	call := func(path dbus.ObjectPath, method string, args ...any) error {
+		return conn.Object(names.Service, path).Call(method, 0, args...).Err
+	}
+	for b.Loop() {
+		measure("ping", 1000, func(int) error { return call(names.Root, names.Peer+".Ping") })
+		measure("list", 200, func(int) error { return call(names.Root, names.Manager+".ListInstances", map[string]dbus.Variant{}) })
+		measure("get-all", 1000, func(n int) error {
+			return call(names.InstancePath(fmt.Sprintf("t%d", n)), names.Properties+".GetAll", names.Instance)
+		})
+		measure("managed", 50, func(int) error { return call(names.Root, names.ObjectManager+".GetManagedObjects") })
+		measure("left4ctl-list", 20, func(int) error { p.ctl("list"); return nil })
+		measure("left4ctl-status", 20, func(int) error { p.ctl("status"); return nil })
+		measure("true", 20, func(int) error { p.Run(b, "true"); return nil })
+	}
+	b.ReportMetric(0, "ns/op") // it counts what nobody asks for
+}
