@@ -67,12 +67,15 @@ func TestChaos(t *testing.T) {
 		c.follow()
 		rounds := max(2, calls/roundChaos)
 		for round := range rounds {
-			if err := c.run(round, rounds); err != nil {
+			err := c.run(round, rounds)
+			if err == nil {
+				err = c.calm()
+			}
+			if err != nil {
 				t.Errorf("%v%s", err, c.stuck())
 				c.judge(t, true)
 				t.FailNow()
 			}
-			c.calm()
 			c.judge(t, round == rounds-1)
 		}
 		c.removeAll(t)
@@ -429,7 +432,7 @@ func (c *mayhem) stuck() string {
 }
 
 // until waits until it is so, and looks again at every signal of left4d or systemd.
-func (c *mayhem) until(what string, yes func() bool) {
+func (c *mayhem) until(what string, yes func() bool) error {
 	c.t.Helper()
 	conn := c.Bus(c.t)
 	if err := conn.Object("org.freedesktop.systemd1", "/org/freedesktop/systemd1").Call("org.freedesktop.systemd1.Manager.Subscribe", 0).Err; err != nil {
@@ -450,16 +453,17 @@ func (c *mayhem) until(what string, yes func() bool) {
 			c.hear(s)
 		case <-signals:
 		case <-timer.C:
-			c.t.Fatalf("%s: still not true after %s: %s%s", c.Suite, eventDeadline, what, c.stuck())
+			return fmt.Errorf("still not true after %s: %s", eventDeadline, what)
 		}
 	}
+	return nil
 }
 
 // calm waits until nothing is at work any more: no job of left4d, none of systemd, no unit between two states. What
 // timed out may have left systemd with work. A left4d that was killed last of all comes back by the first call.
-func (c *mayhem) calm() {
+func (c *mayhem) calm() error {
 	c.t.Helper()
-	c.until("no job is unfinished", func() bool {
+	err := c.until("no job is unfinished", func() bool {
 		for _, state := range []string{"queued", "running"} {
 			if len(c.jobs(map[string]dbus.Variant{"state": dbus.MakeVariant(state)})) > 0 {
 				return false
@@ -467,31 +471,30 @@ func (c *mayhem) calm() {
 		}
 		return true
 	})
-	c.until("systemd has no work with the servers", func() bool {
-		for _, u := range c.units() {
-			if u.Job != 0 || u.Active != "active" && u.Active != "inactive" && u.Active != "failed" {
-				return false
-			}
-		}
-		return true
-	})
-	c.until("left4d shows what systemd does", func() bool {
-		up := c.up()
-		for _, in := range c.list() {
-			if (in.State == "running") != (up[in.Name] == "active") || (in.State == "stopped") != (up[in.Name] == "") {
-				return false
-			}
-		}
-		return true
-	})
-	for {
+	if err == nil {
+		err = c.until("systemd has no work with the servers", func() bool {
+			return !slices.ContainsFunc(c.units(), func(u unitRow) bool {
+				return u.Job != 0 || u.Active != "active" && u.Active != "inactive" && u.Active != "failed"
+			})
+		})
+	}
+	if err == nil {
+		err = c.until("left4d shows what systemd does", func() bool {
+			up := c.up()
+			return !slices.ContainsFunc(c.list(), func(in instanceRow) bool {
+				return (in.State == "running") != (up[in.Name] == "active") || (in.State == "stopped") != (up[in.Name] == "")
+			})
+		})
+	}
+	for err == nil {
 		select {
 		case s := <-c.signals:
 			c.hear(s)
 		default:
-			return
+			return nil
 		}
 	}
+	return err
 }
 
 // jobRow is one job as ListJobs has it.
