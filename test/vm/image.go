@@ -29,14 +29,14 @@ var imageScript string
 // openImage returns the image of a suite with the package under test installed, made at first use.
 func openImage(t ring.TB, suite string) image {
 	t.Helper()
-	agent := ring.Build(t, "left4.me/left4/test/vm/agent")
-	content, err := os.ReadFile(agent)
+	program := ring.Build(t, "left4.me/left4/test/vm/agent")
+	content, err := os.ReadFile(program)
 	if err != nil {
 		t.Fatalf("%v", err)
 	}
 	dir, err := ring.Derive("vm", suite, ring.Package(t), imageScript+string(content), packages,
 		func(dir string, layers []string, lib string) error {
-			cmd := exec.Command("unshare", "--mount", "sh", "-euc", imageScript, "image", dir, strings.Join(layers, ":"), lib, agent)
+			cmd := exec.Command("unshare", "--mount", "sh", "-euc", imageScript, "image", dir, strings.Join(layers, ":"), lib, program)
 			if out, err := cmd.CombinedOutput(); err != nil {
 				return fmt.Errorf("%w\n%s", err, out)
 			}

@@ -4,6 +4,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/godbus/dbus/v5"
 )
 
 // What takes more memory than it may is killed by the kernel, and nothing else with it; people are told why.
@@ -66,10 +68,21 @@ func TestTheKernelKillsTheGreedyServerAlone(t *testing.T) {
 		p.expect("the state", p.get("greedy", "State"), "running")
 		p.ready(27016)
 		p.expect("the other server's process", p.process(unit("modest")), modest)
-	})
-}
 
-// An import that takes too much memory ends with that as its cause, and publishes nothing.
-func TestTheKernelKillsAGreedyImport(t *testing.T) {
-	_ = t
+		// An import that takes too much ends with that as its cause too, and publishes nothing.
+		p.ctl("overlay", "create", "maps")
+		ends := p.Signals(t, dbus.WithMatchInterface(managerI), dbus.WithMatchMember("JobRemoved"))
+		stream, job := p.importing("maps")
+		half := archive(map[string]string{"left4dead2/maps/new.bsp": strings.Repeat("new", 1000)})
+		stream.Write(half[:1024])
+		worker := strings.Fields(p.Run(t, "systemctl", "list-units", "--plain", "--no-legend", "left4-import-*"))[0]
+		p.Run(t, "systemctl", "set-property", "--runtime", worker, "MemoryMax=1M")
+		end := ends.Wait(t, "the end of the import", func(s *dbus.Signal) bool {
+			return s.Name == managerI+".JobRemoved" && s.Body[1] == job
+		})
+		p.expect("the result of the import", end.Body[4].(string), "failed")
+		p.expect("the cause", p.property(string(job), "me.left4.Job", "Cause"), "cannot import overlay maps: the worker was killed by the OOM killer")
+		p.expect("the revisions", p.list(p.overlayDir("maps")), "1")
+		p.expect("left4d's process", p.process("left4d.service"), left4d)
+	})
 }

@@ -3,7 +3,6 @@ package vm
 import (
 	"archive/tar"
 	"bytes"
-	"fmt"
 	"maps"
 	"slices"
 	"strconv"
@@ -169,6 +168,37 @@ func (p play) becomes(states *ring.Signals, name, state string) string {
 	return s.Body[3].(string)
 }
 
+// job is one that left4d knows.
+type job struct {
+	ID                         uint32
+	Kind, Target, State, Cause string
+	Object                     dbus.ObjectPath
+}
+
+// settled waits until left4d has no job that waits or works, and returns all that it had, by kind and target.
+func (p play) settled() map[string]job {
+	p.t.Helper()
+	ends := p.Signals(p.t, dbus.WithMatchInterface(managerI), dbus.WithMatchMember("JobRemoved"))
+	manager := p.Bus(p.t).Object(service, "/me/left4")
+	for {
+		var rows []job
+		if err := manager.Call(managerI+".ListJobs", 0, map[string]dbus.Variant{}).Store(&rows); err != nil {
+			p.t.Fatalf("%s: cannot list the jobs: %v", p.Suite, err)
+		}
+		jobs, unfinished := map[string]job{}, 0
+		for _, j := range rows {
+			jobs[j.Kind+" "+j.Target] = j
+			if j.State == "queued" || j.State == "running" {
+				unfinished++
+			}
+		}
+		if unfinished == 0 {
+			return jobs
+		}
+		ends.Wait(p.t, "the end of a job", func(s *dbus.Signal) bool { return s.Name == managerI+".JobRemoved" })
+	}
+}
+
 // expect compares what a machine tells with what it should.
 func (p play) expect(what, got, want string) {
 	p.t.Helper()
@@ -176,5 +206,3 @@ func (p play) expect(what, got, want string) {
 		p.t.Errorf("%s: %s is %q, want %q", p.Suite, what, got, want)
 	}
 }
-
-var _ = fmt.Sprint

@@ -94,6 +94,9 @@ func (m *Machine) makeDisk() error {
 	return err
 }
 
+// agent is where image.sh puts it.
+const agent = "/usr/local/libexec/left4-vm-agent"
+
 // A boot is one run of a machine, from power on to power off.
 type boot struct {
 	emulator *exec.Cmd
@@ -140,7 +143,7 @@ func (m *Machine) power() error {
 	ours, theirs := os.NewFile(uintptr(fds[0]), "agent"), os.NewFile(uintptr(fds[1]), "agent")
 	defer theirs.Close()
 
-	b := &boot{conn: wire.New(ours), console: newOutput(), done: make(chan struct{}), commands: map[uint32]*Process{}}
+	b := &boot{conn: wire.New(ours), console: &output{}, done: make(chan struct{}), commands: map[uint32]*Process{}}
 	// Debian's cloud kernels have NVMe and ext4 built in. An initrd would only double the time.
 	b.emulator = exec.Command(emulator[0], append(emulator[1:], "-kernel", m.image.kernel(),
 		"-append", "root=/dev/nvme0n1 rw console=ttyS0 systemd.show_status=0")...)
@@ -281,7 +284,7 @@ func (m *Machine) report(t ring.TB) {
 func (m *Machine) Bus(t ring.TB) *dbus.Conn {
 	t.Helper()
 	out, feed := io.Pipe()
-	p, err := m.boot.start(feed, nil, "/usr/local/libexec/left4-vm-agent", "dial", "/run/dbus/system_bus_socket")
+	p, err := m.boot.start(feed, nil, agent, "dial", "/run/dbus/system_bus_socket")
 	if err != nil {
 		t.Fatalf("cannot reach the bus of %s: %v", m.Suite, err)
 	}
@@ -457,21 +460,34 @@ func (m *Machine) put(t ring.TB, content io.Reader, name string, mode os.FileMod
 type output struct {
 	mu   sync.Mutex
 	text []byte
+	more chan struct{} // gets something when it has grown
 }
 
-func newOutput() *output { return &output{} }
+// grows returns a channel that tells when there is more, from before the first Write on.
+func (o *output) grows() <-chan struct{} {
+	o.more = make(chan struct{}, 1)
+	return o.more
+}
 
 func (o *output) Write(b []byte) (int, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.text = append(o.text, b...)
+	select {
+	case o.more <- struct{}{}:
+	default:
+	}
 	return len(b), nil
 }
 
-// tail returns the last lines.
-func (o *output) tail() []byte {
+func (o *output) String() string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	lines := bytes.SplitAfter(o.text, []byte("\n"))
-	return bytes.Join(lines[max(0, len(lines)-60):], nil)
+	return string(o.text)
+}
+
+// tail returns the last lines.
+func (o *output) tail() string {
+	lines := strings.SplitAfter(o.String(), "\n")
+	return strings.Join(lines[max(0, len(lines)-60):], "")
 }
