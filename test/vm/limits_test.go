@@ -25,7 +25,7 @@ func TestTheKernelEnforcesTheLimits(t *testing.T) {
 			}
 		}
 		wants("at the start", map[string]string{
-			"memory.max": "536870912", "memory.high": "1610612736", "cpu.max": "150000 100000", "pids.max": "256", "memory.oom.group": "0",
+			"memory.max": "536870912", "memory.high": "1610612736", "cpu.max": "150000 100000", "pids.max": "256",
 		})
 		for _, c := range []struct {
 			setting string

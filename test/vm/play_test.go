@@ -175,7 +175,7 @@ type job struct {
 	Object                     dbus.ObjectPath
 }
 
-// settled waits until left4d has no job that waits or works, and returns all that it had, by kind and target.
+// settled waits until left4d has no job that waits or works, and returns the newest of each kind and target.
 func (p play) settled() map[string]job {
 	p.t.Helper()
 	ends := p.Signals(p.t, dbus.WithMatchInterface(managerI), dbus.WithMatchMember("JobRemoved"))
@@ -187,7 +187,9 @@ func (p play) settled() map[string]job {
 		}
 		jobs, unfinished := map[string]job{}, 0
 		for _, j := range rows {
-			jobs[j.Kind+" "+j.Target] = j
+			if what := j.Kind + " " + j.Target; jobs[what].ID < j.ID {
+				jobs[what] = j
+			}
 			if j.State == "queued" || j.State == "running" {
 				unfinished++
 			}
