@@ -69,6 +69,18 @@ func TestTheKernelKillsTheGreedyServerAlone(t *testing.T) {
 		p.ready(27016)
 		p.expect("the other server's process", p.process(unit("modest")), modest)
 
+		// When the machine itself has no more, a server goes after what is none, though that be smaller.
+		p.ctl("configure", "modest", "MemoryMax=700M")
+		p.rcon("modest", 27016, "standin eat-memory 420M")
+		began = time.Now()
+		if r := p.Try("systemd-run", "--quiet", "--wait", "--unit=hog", "--property=OOMPolicy=kill", "tail", "/dev/zero"); r.Code == 0 {
+			t.Errorf("%s: what takes all memory ends well: %+v", p.Suite, r)
+		}
+		p.took("all memory to be taken", began)
+		p.expect("what became of the hog", p.show("hog.service", "Result"), "oom-kill")
+		p.ready(27016)
+		p.expect("the large server's process", p.process(unit("modest")), modest)
+
 		// An import that takes too much ends with that as its cause too, and publishes nothing.
 		p.ctl("overlay", "create", "maps")
 		ends := p.Signals(t, dbus.WithMatchInterface(managerI), dbus.WithMatchMember("JobRemoved"))

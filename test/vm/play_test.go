@@ -29,10 +29,9 @@ type play struct {
 
 // eachPlay runs a test in a fresh machine of each suite, with the game imported.
 func eachPlay(t *testing.T, test func(t *testing.T, p play)) {
-	began := time.Now()
 	Each(t, func(t *testing.T, m *Machine) {
 		p := play{m, t}
-		p.took("the machine to be up", began)
+		t.Logf("%s: %.1f s for the machine to be up", p.Suite, m.Up.Seconds())
 		began := time.Now()
 		p.CopyIn(t, ring.Build(t, "left4.me/left4/test/standin/cmd/left4-query"), "/usr/local/bin/left4-query")
 		p.CopyIn(t, ring.BuildStandIn(t), "/usr/local/bin/standin")

@@ -26,7 +26,7 @@ import (
 	"left4.me/left4/test/vm/wire"
 )
 
-// The emulator is some twenty times slower than the machine that it runs on, and others may use that too.
+// The emulator is some ten times slower than the machine that it runs on, and others may use that too.
 const (
 	bootDeadline    = 10 * time.Minute
 	commandDeadline = 10 * time.Minute
@@ -53,6 +53,7 @@ func Each(t *testing.T, test func(t *testing.T, m *Machine)) {
 // and off.
 type Machine struct {
 	Suite string
+	Up    time.Duration // how long its first boot took
 
 	image image
 	disk  *os.File
@@ -74,7 +75,7 @@ func New(t ring.TB, suite string) *Machine {
 		}
 		m.kill()
 	})
-	m.PowerOn(t)
+	m.Up = m.PowerOn(t)
 	return m
 }
 
@@ -118,7 +119,9 @@ func (m *Machine) PowerOn(t ring.TB) time.Duration {
 		t.Fatalf("cannot boot %s: %v", m.Suite, err)
 	}
 	// Whether all units are well is for the test to say.
-	m.Try("systemctl", "is-system-running", "--wait")
+	if r := m.Try("systemctl", "is-system-running", "--wait"); r.Code < 0 {
+		t.Fatalf("cannot boot %s: %s; its console:\n%s", m.Suite, strings.TrimSpace(r.Err), m.boot.console.tail())
+	}
 	return time.Since(began)
 }
 
@@ -325,15 +328,13 @@ func (m *Machine) Signals(t ring.TB, match ...dbus.MatchOption) *ring.Signals {
 
 // A Process is a command that runs in the machine.
 type Process struct {
-	m    *Machine
-	boot *boot
-	id   uint32
-	argv string
-
+	boot      *boot
+	id        uint32
 	out, errs io.Writer
-	done      chan struct{}
-	code      int
-	why       string
+
+	done chan struct{} // closed when it has ended
+	code int
+	why  string // code is -1
 }
 
 func (p *Process) end(code int, why string) {
@@ -352,8 +353,9 @@ func (p *Process) CloseInput() { p.boot.conn.Send(wire.Frame{ID: p.id, Kind: wir
 // Kill ends the command and those that it started.
 func (p *Process) Kill() { p.boot.conn.Send(wire.Frame{ID: p.id, Kind: wire.Kill}) }
 
+// start starts a command whose output goes to out and errs, if they are not nil.
 func (b *boot) start(out, errs io.Writer, argv ...string) (*Process, error) {
-	p := &Process{boot: b, argv: strings.Join(argv, " "), out: out, errs: errs, done: make(chan struct{})}
+	p := &Process{boot: b, out: out, errs: errs, done: make(chan struct{})}
 	if p.out == nil {
 		p.out = io.Discard
 	}
