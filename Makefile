@@ -3,6 +3,7 @@
 # sudo make demo      two game servers in a throw-away machine
 # sudo make test      all tests, also in booted Debian 12 and 13
 # sudo make chaos     10 000 random verbs, left4d killed 20 times
+# sudo make vm        tests in emulated machines with Debian's own kernels: limits, the OOM killer, power cuts
 # make lint           formatting, go vet, staticcheck
 # make install        what the package installs, below DESTDIR
 # make clean
@@ -19,7 +20,7 @@ export PATH := $(PATH):/usr/local/go/bin
 # A Go older than go.mod, or staticcheck, asks for may fetch that one; Debian's would not, left to itself.
 export GOTOOLCHAIN ?= auto
 
-.PHONY: all deps build package demo test chaos lint install clean
+.PHONY: all deps build package demo test chaos vm lint install clean
 
 all: build
 
@@ -62,6 +63,12 @@ endif
 LEFT4_CHAOS ?= 10000
 chaos: package
 	LEFT4_RING=trixie LEFT4_DEB=$(CURDIR)/$(DEB) LEFT4_CHAOS=$(LEFT4_CHAOS) go test -count=1 -timeout=60m -v ./test/ring -run '^TestChaos$$'
+
+# What took how long is part of what it prints. LEFT4_VM names the Debians to emulate; no KVM is needed.
+vm: package
+	test/deps vm
+	LEFT4_VM=bookworm,trixie LEFT4_DEB=$(CURDIR)/$(DEB) go test -race -v -count=1 -parallel=2 -timeout=90m ./test/vm | \
+		grep --line-buffered --invert-match '^=== '
 
 lint: deps
 	@unformatted=$$(gofmt -l client daemon dbus packaging polkit test units); \

@@ -302,6 +302,14 @@ func BuildTest(t TB, pkg string) string {
 	return buildOnce(t, pkg+".test", func(out string) error { return goCommand("test", "-c", "-o", out, pkg) })
 }
 
+// BuildStandIn is Build for the stand-in game server.
+func BuildStandIn(t TB) string {
+	t.Helper()
+	return buildOnce(t, "left4.me/left4/test/standin", func(out string) error {
+		return gametree.Build(context.Background(), out)
+	})
+}
+
 func goCommand(args ...string) error {
 	cmd := exec.Command("go", args...)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
@@ -347,10 +355,7 @@ func buildOnce(t TB, name string, build func(out string) error) string {
 func (m *Machine) BringGame(t TB, dir string) {
 	t.Helper()
 	m.CopyIn(t, Build(t, "left4.me/left4/test/standin/cmd/left4-query"), "/usr/local/bin/left4-query")
-	standIn := buildOnce(t, "left4.me/left4/test/standin", func(out string) error {
-		return gametree.Build(context.Background(), out)
-	})
-	m.CopyIn(t, standIn, "/usr/local/bin/standin")
+	m.CopyIn(t, BuildStandIn(t), "/usr/local/bin/standin")
 	m.Run(t, "standin", "-write-tree", dir)
 }
 

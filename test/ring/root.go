@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -98,11 +99,12 @@ func flock(name string, how int) (*os.File, error) {
 	}
 }
 
-// baseRoot returns the tree of a Debian suite with rootPackages, made by mmdebstrap at first use.
-func baseRoot(suite string) (*root, error) {
-	sum := sha256.Sum256([]byte(strings.Join(rootPackages, " ") + rootSetup))
-	dir, lock, err := cached("base-"+suite, hex.EncodeToString(sum[:6]), func(tmp string) error {
-		return debootstrap(suite, tmp)
+// baseRoot returns the tree of a Debian suite with rootPackages and more, made by mmdebstrap at first use.
+func baseRoot(suite string, more ...string) (*root, error) {
+	packages := slices.Concat(rootPackages, more)
+	sum := sha256.Sum256([]byte(strings.Join(packages, " ") + rootSetup))
+	dir, lock, err := cached(kind("base-", suite, more), hex.EncodeToString(sum[:6]), func(tmp string) error {
+		return debootstrap(suite, packages, tmp)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("cannot make a root file system of %s: %w", suite, err)
@@ -110,9 +112,14 @@ func baseRoot(suite string) (*root, error) {
 	return &root{suite: suite, layers: []string{dir}, lib: filepath.Join(dir, "var/lib"), locks: []*os.File{lock}}, nil
 }
 
+// kind is what the cache calls the roots of a suite with those packages; only roots of one kind push each other out.
+func kind(prefix, suite string, more []string) string {
+	return strings.Join(append([]string{prefix + suite}, more...), "+")
+}
+
 // packageRoot returns baseRoot with a package installed on top: by apt, in a booted machine, once per package.
-func packageRoot(suite, deb string) (*root, error) {
-	base, err := baseRoot(suite)
+func packageRoot(suite, deb string, more ...string) (*root, error) {
+	base, err := baseRoot(suite, more...)
 	if err != nil {
 		return nil, err
 	}
@@ -122,7 +129,7 @@ func packageRoot(suite, deb string) (*root, error) {
 		return nil, fmt.Errorf("cannot read the package: %w", err)
 	}
 	sum := sha256.Sum256(append([]byte(base.layers[0]+"\n"), content...))
-	dir, lock, err := cached("left4-"+suite, hex.EncodeToString(sum[:6]), func(tmp string) error {
+	dir, lock, err := cached(kind("left4-", suite, more), hex.EncodeToString(sum[:6]), func(tmp string) error {
 		return installInto(tmp, base, deb)
 	})
 	if err != nil {
@@ -135,6 +142,22 @@ func packageRoot(suite, deb string) (*root, error) {
 		lib:    filepath.Join(dir, "lib"),
 		locks:  append(base.locks, lock),
 	}, nil
+}
+
+// Derive returns a directory of the cache with what make has put into it: from the root file system of a suite with left4 and more of
+// Debian's packages installed, whose overlay layers it is told, highest first, and the directory that belongs at /var/lib. It is made
+// anew when one of these or the version, which stands for make itself, is another. Nobody prunes it while in is open.
+func Derive(name, suite, deb, version string, more []string, make func(dir string, layers []string, lib string) error) (in *os.File, err error) {
+	r, err := packageRoot(suite, deb, more...)
+	if err != nil {
+		return nil, err
+	}
+	defer r.release()
+	sum := sha256.Sum256([]byte(strings.Join(r.layers, "\n") + "\n" + version))
+	_, in, err = cached(name+"-"+suite, hex.EncodeToString(sum[:6]), func(tmp string) error {
+		return make(tmp, r.layers, r.lib)
+	})
+	return in, err
 }
 
 // cached returns the directory <kind>-<key> of the cache, locked shared; fill makes it aside if it is not there, and
@@ -196,14 +219,14 @@ func prune(prefix string) {
 }
 
 // debootstrap fills dir with a fresh system of the suite.
-func debootstrap(suite, dir string) error {
+func debootstrap(suite string, packages []string, dir string) error {
 	mirror, err := debianMirror(suite)
 	if err != nil {
 		return err
 	}
 	args := []string{
 		"--mode=root", "--format=directory", "--variant=minbase",
-		"--include=" + strings.Join(rootPackages, ","),
+		"--include=" + strings.Join(packages, ","),
 		"--customize-hook=" + rootSetup,
 		`--aptopt=Acquire::Retries "5"`, // a mirror may fail once
 	}

@@ -30,18 +30,23 @@ func (m *Machine) Bus(t TB) *dbus.Conn {
 
 // Signals are those of one bus connection that match, in the order in which they were sent.
 type Signals struct {
-	m  *Machine
-	ch chan *dbus.Signal
+	suite string
+	ch    chan *dbus.Signal
 }
 
 // Signals collects signals from now on. Nothing that a later call causes is missed.
 func (m *Machine) Signals(t TB, match ...dbus.MatchOption) *Signals {
 	t.Helper()
-	conn := m.Bus(t)
-	s := &Signals{m: m, ch: make(chan *dbus.Signal, 64)}
+	return Collect(t, m.Suite, m.Bus(t), match...)
+}
+
+// Collect is Machine.Signals for a connection to the bus of any machine.
+func Collect(t TB, suite string, conn *dbus.Conn, match ...dbus.MatchOption) *Signals {
+	t.Helper()
+	s := &Signals{suite: suite, ch: make(chan *dbus.Signal, 64)}
 	conn.Signal(s.ch)
 	if err := conn.AddMatchSignal(match...); err != nil {
-		t.Fatalf("cannot match signals on the bus of %s: %v", m.Suite, err)
+		t.Fatalf("cannot match signals on the bus of %s: %v", suite, err)
 	}
 	return s
 }
@@ -56,14 +61,14 @@ func (s *Signals) Wait(t TB, what string, wanted func(*dbus.Signal) bool) *dbus.
 		select {
 		case signal, ok := <-s.ch:
 			if !ok {
-				t.Fatalf("the bus of %s is gone, and no %s; came:\n%s", s.m.Suite, what, strings.Join(seen, "\n"))
+				t.Fatalf("the bus of %s is gone, and no %s; came:\n%s", s.suite, what, strings.Join(seen, "\n"))
 			}
 			if wanted(signal) {
 				return signal
 			}
 			seen = append(seen, fmt.Sprintf("%s %s %v", signal.Path, signal.Name, signal.Body))
 		case <-timer.C:
-			t.Fatalf("%s: no %s after %s; came:\n%s", s.m.Suite, what, eventDeadline, strings.Join(seen, "\n"))
+			t.Fatalf("%s: no %s after %s; came:\n%s", s.suite, what, eventDeadline, strings.Join(seen, "\n"))
 		}
 	}
 }
