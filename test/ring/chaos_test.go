@@ -403,6 +403,7 @@ func (c *mayhem) call(ctx context.Context, n, calls int, said chan<- saying) {
 func (c *mayhem) hear(s *dbus.Signal) (arrival bool) {
 	if s == nil {
 		c.t.Fatalf("the bus of %s is gone", c.Suite)
+		return false
 	}
 	now := time.Now().UnixMicro()
 	last := &c.lives[len(c.lives)-1]
