@@ -136,6 +136,7 @@ type job struct {
 	cancel  context.CancelCauseFunc
 	clock   *time.Timer   // ends it when its time is over; nil = has not begun to run
 	turn    chan struct{} // what it waits for may have gone
+	begun   bool          // it has had its turn
 	hurried bool          // its time runs from its acceptance, because its caller has set it
 	stream  *os.File      // what an import reads; the job closes it
 	size    uint64
@@ -345,7 +346,15 @@ func (d *Daemon) enqueue(j *job, canceled *canceledError) Job {
 			}
 		}
 	}
-	d.queues[j.queue()] = append(d.queues[j.queue()], j)
+	queue := d.queues[j.queue()]
+	at := len(queue)
+	if kinds[j.Kind].preempts {
+		// What brings a server down is not held up by what has not begun and may have long to wait.
+		if n := slices.IndexFunc(queue, func(o *job) bool { return !o.begun && !kinds[o.Kind].preempts }); n >= 0 {
+			at = n
+		}
+	}
+	d.queues[j.queue()] = slices.Insert(queue, at, j)
 	d.running.Add(1)
 	go d.see(j)
 	return j.Job
@@ -417,23 +426,28 @@ func (d *Daemon) awaitTurn(j *job) {
 	for {
 		d.mu.Lock()
 		first := d.queues[j.queue()][0] == j
+		ended := j.ctx.Done()
 		var other *job
-		if first {
+		switch {
+		case first && j.ctx.Err() == nil:
 			other = d.builds(j)
+		case !first && j.resumed:
+			ended = nil // what it has begun is taken back in its turn, too
 		}
+		leaves := j.ctx.Err() != nil && ended != nil
+		j.begun = first && other == nil
 		if other != nil {
 			old := j.Job
 			j.Status = fmt.Sprintf("waiting for job %d (%s %s)", other.ID, other.Kind, other.Target)
 			d.Events.JobChanged(old, j.Job)
 		}
 		d.mu.Unlock()
-		if first && other == nil {
+		if j.begun || leaves {
 			return
 		}
 		select {
 		case <-j.turn:
-		case <-j.ctx.Done():
-			return
+		case <-ended:
 		}
 	}
 }

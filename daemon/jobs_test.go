@@ -132,6 +132,34 @@ func TestAStartWaitsForTheImportsOfItsOverlays(t *testing.T) {
 	w.events.wait(t, again.ID)
 }
 
+// An initialize that waits for an import, which may take hours, does not hold up the stop of a server that runs.
+func TestAStopGoesBeforeWhatWaits(t *testing.T) {
+	for name, stop := range map[string]func(*Daemon, string, Request) (Job, error){
+		"stop": (*Daemon).StopInstance, "kill": (*Daemon).KillInstance, "reset": (*Daemon).ResetInstance, "delete": (*Daemon).DeleteInstance,
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.overlay("sm", map[string]string{"x": "1"})
+			w.create("a", Changes{Overlays: &[]store.OverlayRef{{Overlay: "sm"}}})
+			w.do(w.StartInstance, "a", JobDone)
+			w.units.Work = nil
+			im, err := w.ImportOverlay("sm", w.stream(), Import{}, Request{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			w.units.Wait(t, "worker left4-import-1-3.service")
+			waits := w.accept(w.InitializeInstance0, "a", Request{})
+			w.do(func(n string, r Request) (Job, error) { return stop(w.Daemon, n, r) }, "a", JobDone)
+			if j, err := w.Job(waits.ID); err != nil || j.State != JobQueued && name != "delete" {
+				t.Errorf("the initialize is %s, %v", j.State, err)
+			}
+			w.units.Set("left4-import-1-3.service", units.State{Active: "active", Sub: "exited", StatusText: status.Done(1, 7)})
+			w.events.wait(t, im.ID)
+			w.events.wait(t, waits.ID)
+		})
+	}
+}
+
 func TestAQueuedBuildIsJoined(t *testing.T) {
 	begun, release := make(chan struct{}, 9), make(chan struct{})
 	overlayTypes["built"] = overlayType{build: func(_ *Daemon, ctx context.Context, j *job) error {
