@@ -3,9 +3,12 @@ package journal
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"strconv"
 	"strings"
+	"sync/atomic"
+	"time"
 	"unicode"
 
 	sd "github.com/coreos/go-systemd/v22/journal"
@@ -20,11 +23,72 @@ const Event = "event"
 type Handler struct {
 	events map[string]string
 	attrs  []slog.Attr
-	send   func(message string, p sd.Priority, fields map[string]string) error
+	out    *writer
 }
 
-// New returns a Handler; events are the MESSAGE_ID= of each event.
-func New(events map[string]string) *Handler { return &Handler{events: events, send: sd.Send} }
+// New returns a Handler; events are the MESSAGE_ID= of each event. Its goroutine lives as long as the program.
+func New(events map[string]string) *Handler { return newHandler(events, sd.Send) }
+
+type sender = func(message string, p sd.Priority, fields map[string]string) error
+
+func newHandler(events map[string]string, send sender) *Handler {
+	w := &writer{send: send, queue: make(chan entry, maxWaiting)}
+	go w.run()
+	return &Handler{events: events, out: w}
+}
+
+// maxWaiting is how many entries wait for a journal that does not read; more are lost, and how many is told later.
+const maxWaiting = 1024
+
+// patience is how long an entry is waited for: in ordinary times it is written before the call that it tells of is
+// answered. While the journal hangs nobody waits: a server must be stoppable without it.
+const patience = time.Second
+
+// writer hands entries to the journal one after the other.
+type writer struct {
+	send    sender
+	queue   chan entry
+	stalled atomic.Bool
+	lost    atomic.Uint64
+}
+
+type entry struct {
+	text    string
+	p       sd.Priority
+	fields  map[string]string
+	written chan struct{}
+}
+
+func (w *writer) run() {
+	for e := range w.queue {
+		if w.send(e.text, e.p, e.fields) != nil {
+			w.lost.Add(1)
+		} else if n := w.lost.Swap(0); n > 0 {
+			w.send(fmt.Sprintf("%d entries before this one are lost: the journal did not take them", n), sd.PriWarning, nil)
+		}
+		w.stalled.Store(false)
+		close(e.written)
+	}
+}
+
+func (w *writer) write(e entry) {
+	select {
+	case w.queue <- e:
+	default:
+		w.lost.Add(1)
+		return
+	}
+	if w.stalled.Load() {
+		return
+	}
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	select {
+	case <-e.written:
+	case <-timer.C:
+		w.stalled.Store(true)
+	}
+}
 
 // Available tells whether standard error goes to the journal of this machine, so that entries may go there directly.
 func Available() bool {
@@ -69,7 +133,8 @@ func (h *Handler) Handle(_ context.Context, r slog.Record) error {
 			text.WriteString(" " + a.Key + "=" + quoted(value))
 		}
 	}
-	return h.send(bounded(text.String()), priority(r.Level), fields)
+	h.out.write(entry{bounded(text.String()), priority(r.Level), fields, make(chan struct{})})
+	return nil
 }
 
 // maxValue is far below what a datagram to the journal may have.

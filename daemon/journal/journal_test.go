@@ -5,6 +5,7 @@ import (
 	"maps"
 	"strings"
 	"testing"
+	"time"
 
 	sd "github.com/coreos/go-systemd/v22/journal"
 )
@@ -36,19 +37,49 @@ func TestEntries(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			h := New(map[string]string{"job": "0123"})
 			sent := 0
-			h.send = func(text string, p sd.Priority, fields map[string]string) error {
+			h := newHandler(map[string]string{"job": "0123"}, func(text string, p sd.Priority, fields map[string]string) error {
 				sent++
 				if text != c.text || p != c.p || !maps.Equal(fields, c.fields) {
 					t.Errorf("%v %q %q", p, text, fields)
 				}
 				return nil
-			}
-			c.log(slog.New(h))
+			})
+			c.log(slog.New(h)) // returns when it is written
 			if sent != 1 {
 				t.Errorf("%d entries", sent)
 			}
 		})
+	}
+}
+
+// A journal that hangs, as on a dying disk, must not hold up whoever has something to tell.
+func TestAJournalThatHangsIsNotWaitedFor(t *testing.T) {
+	release := make(chan struct{})
+	texts := make(chan string, 3*maxWaiting)
+	log := slog.New(newHandler(nil, func(text string, _ sd.Priority, _ map[string]string) error {
+		<-release
+		texts <- text
+		return nil
+	}))
+	for range 2 * maxWaiting { // one is in the hands of the writer
+		log.Info("told")
+	}
+	close(release)
+	log.Info("told again") // when there is room for it, and if not it is counted
+	lost := ""
+	for lost == "" {
+		select {
+		case text := <-texts:
+			if strings.HasPrefix(text, "told") {
+				continue
+			}
+			lost = text
+		case <-time.After(time.Minute):
+			t.Fatal("nobody tells what is lost")
+		}
+	}
+	if !strings.HasSuffix(lost, " entries before this one are lost: the journal did not take them") || strings.HasPrefix(lost, "0 ") {
+		t.Errorf("told %q", lost)
 	}
 }
