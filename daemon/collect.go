@@ -53,10 +53,24 @@ func (d *Daemon) movePlans() {
 		if r, err := d.render(in.Instance); err != nil || r.plan.Digest == plan.Digest {
 			continue
 		}
-		if _, err := d.write(in.Instance); err != nil {
+		if err := d.move(in); err != nil {
 			d.Log.Warn("cannot render an instance that is down", "instance", in.Name, "error", err)
 		}
 	}
+}
+
+// move renders an instance that is down again, unless somebody is at it.
+func (d *Daemon) move(in Instance) error {
+	d.mu.Lock()
+	known := d.instances[in.Name]
+	d.mu.Unlock()
+	// It is taken after plans here, where others take it before: so it is not waited for.
+	if known == nil || !known.unit.TryLock() {
+		return nil
+	}
+	defer known.unit.Unlock()
+	_, err := d.write(in.Instance)
+	return err
 }
 
 // usedRevisions are the layers that plans, mounts and imports use, each with who does.

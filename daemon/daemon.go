@@ -108,6 +108,8 @@ type instance struct {
 	view     Instance
 	lastExit string // how the game ended, where nobody asked for it; Config keeps it over a restart of left4d
 	refresh  refresher
+	// unit is held over its drop-in and what is told to systemd of it: jobs and those who change limits write it.
+	unit sync.Mutex
 }
 
 // Instance is a definition with what is true of it now.

@@ -196,7 +196,10 @@ type lateError struct{}
 func (lateError) Error() string { return "its time is over" }
 
 // canceledError is the cause of a context that somebody ended before its time.
-type canceledError struct{ why string }
+type canceledError struct {
+	why       string
+	preempted bool // by a job that brings the server down
+}
 
 func (e *canceledError) Error() string { return e.why }
 
@@ -337,7 +340,7 @@ func (d *Daemon) enqueue(j *job, canceled *canceledError) Job {
 	d.jobs[j.ID] = j
 	d.Events.JobNew(j.Job)
 	if kinds[j.Kind].preempts && canceled == nil {
-		why := &canceledError{fmt.Sprintf("canceled by %s (job %d)", j.Kind, j.ID)}
+		why := &canceledError{fmt.Sprintf("canceled by %s (job %d)", j.Kind, j.ID), true}
 		removes := j.Kind == "reset" || j.Kind == "delete"
 		for _, other := range d.queues[j.queue()] {
 			copies := other.Parameters.V.FilesFrom != ""
@@ -694,7 +697,7 @@ func (d *Daemon) CancelJob(id, requester uint32) error {
 		if err := d.Store.CancelJob(id, why); err != nil {
 			d.Log.Error("a cancel cannot be stored", "job", id, "error", err)
 		}
-		j.cancel(&canceledError{why})
+		j.cancel(&canceledError{why: why})
 		return nil
 	}
 	if _, err := d.Job(id); err != nil {
@@ -728,7 +731,7 @@ func (d *Daemon) recover() error {
 		}
 		var canceled *canceledError
 		if why != "" {
-			canceled = &canceledError{why}
+			canceled = &canceledError{why: why}
 		}
 		d.enqueue(j, canceled)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -157,6 +158,78 @@ func TestAStopGoesBeforeWhatWaits(t *testing.T) {
 			w.events.wait(t, im.ID)
 			w.events.wait(t, waits.ID)
 		})
+	}
+}
+
+// Two who write one drop-in take turns: a limit that is changed, and a job.
+func TestADropInHasOneWriter(t *testing.T) {
+	w := newWorld(t)
+	w.create("a", Changes{})
+	var wg sync.WaitGroup
+	for n := range 40 {
+		wg.Add(2)
+		go func() {
+			defer wg.Done()
+			if err := w.ConfigureInstance("a", Changes{Limits: &units.Limits{TasksMax: ptr(uint64(100 + n))}}); err != nil {
+				t.Error(err)
+			}
+		}()
+		go func() {
+			defer wg.Done()
+			j, err := w.RestartInstance("a", Request{})
+			if err != nil {
+				t.Error(err)
+			} else if j = w.events.wait(t, j.ID); j.State != JobDone {
+				t.Errorf("%s: %s", j.State, j.Cause)
+			}
+		}()
+	}
+	wg.Wait()
+}
+
+// A start whose time is over before it has done anything takes nothing back that was there before.
+func TestAStartThatIsTooLateChangesNothing(t *testing.T) {
+	w := newWorld(t)
+	w.create("a", Changes{})
+	if err := w.Config.Enable("a"); err != nil {
+		t.Fatal(err)
+	}
+	w.units.Set("left4-server@a.service", units.State{Active: "activating", Sub: "auto-restart"})
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	for _, verb := range []func(context.Context, *job) error{w.Daemon.start, w.Daemon.restart} {
+		if err := verb(ctx, &job{Job: Job{Job: store.Job{Kind: "start", Target: "a", Started: now()}}}); !errors.Is(err, context.Canceled) {
+			t.Errorf("%v", err)
+		}
+	}
+	if w.units.Count("stop") != 0 || !w.enabled("a") {
+		t.Errorf("enabled %v, systemd was asked %q", w.enabled("a"), w.units.Calls())
+	}
+}
+
+// Who takes back a restart wants the server to run; who stops it does not.
+func TestACanceledRestartEndsAsItWasMeant(t *testing.T) {
+	for _, preempted := range []bool{false, true} {
+		w := newWorld(t)
+		w.create("a", Changes{})
+		w.do(w.StartInstance, "a", JobDone)
+		w.held("restart left4-server@a.service")
+		def, _ := w.Instance("a")
+		ctx, cancel := context.WithCancelCause(context.Background())
+		ended := make(chan error)
+		go func() {
+			j := &job{Job: Job{Job: store.Job{Kind: "restart", Target: "a"}}}
+			ended <- w.plainRestart(ctx, j, def.Instance)
+		}()
+		w.units.Wait(t, "restart left4-server@a")
+		cancel(&canceledError{"canceled", preempted})
+		if err := <-ended; !errors.Is(err, context.Canceled) {
+			t.Errorf("preempted %v: %v", preempted, err)
+		}
+		<-w.refresh("a")
+		if in, _ := w.Instance("a"); (in.State == Running) == preempted {
+			t.Errorf("preempted %v: it is %s, systemd was asked %q", preempted, in.State, w.units.Calls())
+		}
 	}
 }
 

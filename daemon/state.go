@@ -172,6 +172,9 @@ func (d *Daemon) read(in *instance) (f facts, ok bool) {
 			f.starter = &j
 		}
 	}
+	if at := f.server.ActiveExit.UnixMicro(); f.last != nil && ends[f.last.Kind] && f.last.State != JobDone && f.last.Started <= at && at <= f.last.Finished {
+		f.stopper = f.last
+	}
 	f.boot = bootTime()
 	if f.server.Active == "active" {
 		f.pending = d.pendingCause(def)
@@ -233,6 +236,7 @@ type facts struct {
 	running         *store.Job // the job that is at work
 	last            *store.Job // the newest finished one that changed the state
 	starter         *store.Job // the one that the server became active in
+	stopper         *store.Job // the one that it ceased to be active in, where that was canceled or took too long
 	lastExit        string     // how the game ended before systemd restarted it, as seen earlier
 	pending         string     // what a restart would bring
 	boot            time.Time
@@ -299,6 +303,8 @@ func judge(f facts) verdict {
 		case endedItself(s):
 			v.cause = exit(f)
 			v.lastExit = v.cause
+		case f.stopper != nil:
+			v.cause = by("being stopped", f.stopper)
 		default:
 			v.cause = "being stopped outside left4"
 		}
@@ -307,6 +313,8 @@ func judge(f facts) verdict {
 		if f.running != nil && ends[f.running.Kind] {
 			// It had to be killed; the job lets systemd forget that.
 			v.state, v.cause = Stopping, by("being stopped", f.running)
+		} else if wasStopped(s) && f.stopper != nil {
+			v.cause = by(underWay[f.stopper.Kind], f.stopper) + "; " + v.cause
 		} else if wasStopped(s) {
 			v.cause = "stopped outside left4; " + v.cause
 		} else if f.restart != "no" && f.enabled && s.Result != "resources" && s.NRestarts > 0 {

@@ -192,8 +192,21 @@ func (d *Daemon) define(verb, name string, c Changes, base func(store.Instance) 
 	return nil
 }
 
+// lockUnit keeps others from writing an instance's drop-in until it is undone. It is taken before plans and accept.
+func (d *Daemon) lockUnit(name string) (undo func()) {
+	d.mu.Lock()
+	in := d.instances[name]
+	d.mu.Unlock()
+	if in == nil {
+		return func() {}
+	}
+	in.unit.Lock()
+	return in.unit.Unlock
+}
+
 // limit gives a running server the limits of its definition, without a restart.
 func (d *Daemon) limit(name string, old units.Limits) error {
+	defer d.lockUnit(name)()
 	in, err := d.Instance(name)
 	if err != nil || in.State == Stopped || in.State == FailedState {
 		return nil
@@ -266,6 +279,7 @@ func (d *Daemon) initialize(ctx context.Context, j *job) error {
 		return err
 	}
 	d.step(j, rendering)
+	defer d.lockUnit(def.Name)()
 	if _, err := d.prepare(def); err != nil {
 		return cannot("initialize", def.Name, err)
 	}
@@ -374,6 +388,9 @@ func (d *Daemon) tellNext(name, cause string) {
 // undoResumed takes back what a killed left4d had begun of a start or restart that is canceled. A server that ran before,
 // or that has been restarted already, plays on.
 func (d *Daemon) undoResumed(ctx context.Context, j *job) error {
+	if !j.resumed {
+		return ctx.Err() // nothing has begun
+	}
 	look, cancel := context.WithTimeout(d.ctx, undoTime)
 	defer cancel()
 	s, err := d.Units.State(look, units.ServerUnit(j.Target))
@@ -397,17 +414,23 @@ func (d *Daemon) up(ctx context.Context, j *job, verb string, def store.Instance
 	if err := d.settle(ctx, def.Name); err != nil {
 		return cannot(verb, def.Name, err)
 	}
-	if _, err := d.prepare(def); err != nil {
-		return cannot(verb, def.Name, err)
-	}
-	if err := d.Config.Enable(def.Name); err != nil {
-		return err
-	}
-	if err := d.freshen(ctx, def.Name); err != nil {
+	if err := d.ready(ctx, def); err != nil {
 		return cannot(verb, def.Name, err)
 	}
 	d.step(j, starting)
 	return d.launchError(ctx, verb, def, d.Units.Start(ctx, server))
+}
+
+// ready puts on disk what a start needs, and lets systemd know of it.
+func (d *Daemon) ready(ctx context.Context, def store.Instance) error {
+	defer d.lockUnit(def.Name)()
+	if _, err := d.prepare(def); err != nil {
+		return err
+	}
+	if err := d.Config.Enable(def.Name); err != nil {
+		return err
+	}
+	return d.freshen(ctx, def.Name)
 }
 
 // launchError says why a server did not come up: systemd's job knows only that it did not.
@@ -536,7 +559,9 @@ func (d *Daemon) restart(ctx context.Context, j *job) error {
 		return fmt.Errorf("cannot restart %s: the unit is masked", def.Name)
 	}
 	// All is written before anything is stopped, for a restart that cannot end well must not begin.
+	unlock := d.lockUnit(def.Name)
 	r, err := d.prepare(def)
+	unlock()
 	if err != nil {
 		return cannot("restart", def.Name, err)
 	}
@@ -583,7 +608,25 @@ func (d *Daemon) plainRestart(ctx context.Context, j *job, def store.Instance) e
 		return cannot("restart", def.Name, err)
 	}
 	d.step(j, restarting)
-	return d.launchError(ctx, "restart", def, d.Units.Restart(ctx, server))
+	err := d.Units.Restart(ctx, server)
+	if err != nil && ctx.Err() != nil {
+		d.undoRestart(ctx, def.Name)
+	}
+	return d.launchError(ctx, "restart", def, err)
+}
+
+// undoRestart ends a restart that systemd is at. Where somebody only did not want to restart, the server is to run in the
+// end, as before; where it was called off by what brings it down, or takes too long, it is to be down.
+func (d *Daemon) undoRestart(ctx context.Context, name string) {
+	var canceled *canceledError
+	if errors.As(context.Cause(ctx), &canceled) && !canceled.preempted {
+		wait, cancel := context.WithTimeout(d.ctx, undoTime)
+		defer cancel()
+		if d.Units.Start(wait, units.ServerUnit(name)) == nil {
+			return
+		}
+	}
+	d.undoStart(name, true)
 }
 
 func (d *Daemon) reset(ctx context.Context, j *job) error {
@@ -598,6 +641,7 @@ func (d *Daemon) delete(ctx context.Context, j *job) error {
 	if err := d.clear(ctx, j); err != nil {
 		return cannot("delete", name, err)
 	}
+	defer d.lockUnit(name)()
 	if err := d.Config.RemoveDropIn(name); err != nil {
 		return cannot("delete", name, err)
 	}
