@@ -33,6 +33,7 @@ type Units interface {
 	Reload(ctx context.Context) error
 	WaitInactive(ctx context.Context, unit string) error
 	SetLimits(ctx context.Context, unit string, l units.Limits) error
+	RenewLimits(ctx context.Context, unit string) error
 	StartWorker(ctx context.Context, w units.Worker) error
 	Inspect(ctx context.Context, program string, q units.Inspection) (units.Findings, error)
 	Clone(ctx context.Context, program, from, to string, note func(files, bytes uint64)) error

@@ -407,13 +407,15 @@ func mountCause(overlay units.State) string {
 
 // endedItself tells a server that ended before systemd began to stop it from one that was stopped.
 func endedItself(s units.State) bool {
-	return !s.ExecMainExit.IsZero() && !s.ExecMainStart.IsZero() && !s.ActiveExit.IsZero() && s.ExecMainExit.Before(s.ActiveExit)
+	// systemd hears of the OOM killer first, begins to end the rest, and only then sees the end of the game itself.
+	return s.Result == "oom-kill" ||
+		!s.ExecMainExit.IsZero() && !s.ExecMainStart.IsZero() && !s.ActiveExit.IsZero() && s.ExecMainExit.Before(s.ActiveExit)
 }
 
 // wasStopped tells a server that ended after systemd had begun to stop it. One that began after that end of being active
 // never was active itself, and nobody stopped it.
 func wasStopped(s units.State) bool {
-	return !s.ExecMainExit.IsZero() && !s.ActiveExit.IsZero() && s.ExecMainExit.After(s.ActiveExit) && !s.ExecMainStart.After(s.ActiveExit)
+	return !endedItself(s) && !s.ExecMainExit.IsZero() && !s.ActiveExit.IsZero() && s.ExecMainExit.After(s.ActiveExit) && !s.ExecMainStart.After(s.ActiveExit)
 }
 
 // exit says how the game, or what runs before it, ended.

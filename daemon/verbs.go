@@ -219,7 +219,10 @@ func (d *Daemon) limit(name string, old units.Limits) error {
 	}
 	if gone(old, in.Effective.Limits) {
 		// Only a reload brings back the default.
-		return d.freshen(ctx, name)
+		if err := d.freshen(ctx, name); err != nil {
+			return err
+		}
+		return d.Units.RenewLimits(ctx, units.ServerUnit(name))
 	}
 	return d.Units.SetLimits(ctx, units.ServerUnit(name), in.Effective.Limits)
 }

@@ -146,6 +146,34 @@ func (s *Systemd) setLimits(ctx context.Context, unit string, l Limits) error {
 	return dropRuntimeLimits(systemControl, unit, files)
 }
 
+// RenewLimits makes the kernel enforce what systemd has read of a running unit's limits: a Reload does that with systemd 252,
+// and leaves the old ones in force with 257.
+func (s *Systemd) RenewLimits(ctx context.Context, unit string) error {
+	path, err := s.unitPath(ctx, unit)
+	if errors.Is(err, ErrNoUnit) {
+		return nil
+	}
+	if err == nil {
+		var all map[string]dbus.Variant
+		if all, err = s.properties(ctx, path, "org.freedesktop.systemd1.Service"); err == nil {
+			number := func(name string) *uint64 {
+				n, ok := all[name].Value().(uint64)
+				if !ok {
+					return nil
+				}
+				return &n
+			}
+			l := Limits{MemoryMax: number("MemoryMax"), MemoryHigh: number("MemoryHigh"), TasksMax: number("TasksMax"), CPUQuotaPerSecUSec: number("CPUQuotaPerSecUSec")}
+			l.AllowedCPUs, _ = all["AllowedCPUs"].Value().([]byte)
+			err = s.setLimits(ctx, unit, l)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("cannot renew the limits of %s: %w", unit, err)
+	}
+	return nil
+}
+
 // property is one member of systemd's a(sv).
 type property struct {
 	Name  string

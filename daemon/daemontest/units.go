@@ -132,6 +132,10 @@ func (f *Units) SetLimits(ctx context.Context, unit string, l units.Limits) erro
 	return f.call(ctx, "set-limits", unit)
 }
 
+func (f *Units) RenewLimits(ctx context.Context, unit string) error {
+	return f.call(ctx, "renew-limits", unit)
+}
+
 func (f *Units) StartWorker(ctx context.Context, w units.Worker) error {
 	if err := f.call(ctx, "worker", w.Unit); err != nil {
 		return err
