@@ -95,7 +95,7 @@ func TestAPasswordIsAsked(t *testing.T) {
 		select {
 		case <-wrong.done:
 			out, code := wrong.Wait(t)
-			t.Errorf("the prompt is gone: %d, %s", code, out)
+			t.Fatalf("the prompt is gone: %d, %s", code, out)
 		default:
 		}
 		p.typePassword(wrong, "guess")
