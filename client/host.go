@@ -167,6 +167,7 @@ func (c *Client) talk(ctx context.Context, b *bridge) error {
 	if err := conn.Auth([]dbus.Auth{dbus.AuthExternal(""), dbus.AuthAnonymous()}); err != nil {
 		return err
 	}
+	b.let.Store(true)
 	if err := conn.Hello(); err != nil {
 		return err
 	}
@@ -179,6 +180,9 @@ const (
 	sshDies = 3 * time.Second
 )
 
+// maxGreeting bounds what may come before the first message, in bytes: some lines of the protocol.
+const maxGreeting = 16 << 10
+
 // bridge is a running ssh, as a stream to the bus of another machine.
 type bridge struct {
 	cmd   *exec.Cmd
@@ -190,6 +194,8 @@ type bridge struct {
 	words *words
 	ended chan struct{} // closed when it has ended and was waited for
 	eof   atomic.Bool   // nothing comes from it any more
+	let   atomic.Bool   // the other side has let us in: what comes are messages, which have their bounds
+	came  int           // bytes before that
 	close sync.Once
 	ours  bool // Close has ended it
 }
@@ -248,6 +254,9 @@ func (b *bridge) Read(p []byte) (int, error) {
 	}
 	if err != nil {
 		b.eof.Store(true)
+	}
+	if b.came += n; err == nil && b.came > maxGreeting && !b.let.Load() {
+		err = errors.New("it says too much before it lets anybody in")
 	}
 	return n, err
 }

@@ -167,6 +167,7 @@ func TestWhyAHostCannotBeReachedIsTold(t *testing.T) {
 	for _, tt := range []struct{ host, said, quiet, loud string }{
 		{"web2", "ssh: connect to host web2 port 22: Connection refused\n", "ssh: connect to host web2 port 22: Connection refused", "ssh failed"},
 		{"chatty.test", "", `something else than the bus answers there: "Welcome!"`, ""},
+		{"endless.test", "", `something else than the bus answers there: "` + strings.Repeat("A", 200) + `"`, ""},
 		{"closed.test", "", `something else than the bus answers there: "This account is currently not available."`, ""},
 		{"bare.test", "bash: line 1: systemd-stdio-bridge: command not found\n", "bash: line 1: systemd-stdio-bridge: command not found", "there is no systemd-stdio-bridge on it"},
 		{"dead.test", "", "systemd-stdio-bridge ended there: exit status 1", ""},

@@ -49,6 +49,12 @@ func SSH(args []string) int {
 		fmt.Println("Welcome!")
 		io.Copy(io.Discard, os.Stdin)
 		return 0
+	case "endless.test": // one line without an end
+		for {
+			if _, err := io.WriteString(os.Stdout, strings.Repeat("A", 4096)); err != nil {
+				return 1
+			}
+		}
 	case "closed.test":
 		fmt.Println("This account is currently not available.")
 		return 1
