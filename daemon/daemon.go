@@ -289,6 +289,10 @@ func (d *Daemon) change(in *instance, fn func(*Instance)) {
 	fn(&in.view)
 	in.view.Effective = d.effective(in.view.Instance)
 	d.Events.InstanceChanged(old, in.view)
+	// It may have waited for an overlay that the instance has no more.
+	if queue := d.queues[in.view.Name]; len(queue) > 0 {
+		queue[0].wake()
+	}
 }
 
 // effective must be called with the lock held.

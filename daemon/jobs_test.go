@@ -114,6 +114,16 @@ func TestAStartWaitsForTheImportsOfItsOverlays(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 
+	// What it has no more is not waited for.
+	w.create("b", Changes{Overlays: &[]store.OverlayRef{{Overlay: "sm"}}})
+	freed := w.accept(w.StartInstance, "b", Request{})
+	if err := w.ConfigureInstance("b", Changes{Overlays: &[]store.OverlayRef{}}); err != nil {
+		t.Fatal(err)
+	}
+	if got := w.events.wait(t, freed.ID); got.State != JobDone {
+		t.Errorf("%+v", got)
+	}
+
 	waits = w.accept(w.StartInstance, "a", Request{})
 	again, err := w.ImportOverlay("sm", w.stream(), Import{}, Request{}) // behind it: not waited for
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os/user"
 	"strconv"
+	"time"
 
 	"left4.me/left4/daemon"
 	"left4.me/left4/dbus/names"
@@ -82,6 +83,8 @@ func (s *Server) authorize(c *call, action string, about thing) error {
 		return dbusError(names.ErrInteractive, "%s needs authentication, which the caller did not allow", action)
 	case err == nil && answer == polkit.Dismissed:
 		return dbusError(names.ErrAccessDenied, "%s is not allowed: the authentication was dismissed", action)
+	case err != nil && c.ctx.Err() == nil:
+		return dbusError(names.ErrAccessDenied, "%s is not allowed: polkit does not answer", action)
 	}
 	return dbusError(names.ErrAccessDenied, "%s is not allowed", action)
 }
@@ -101,9 +104,13 @@ func details(action string, about thing, who identity) map[string]string {
 	return all
 }
 
-// unanswered tells the log that polkit did not answer; that a caller has gone is no news.
+// unanswered tells the log that polkit did not answer, once a second: anybody can ask. That a caller has gone is no news.
 func (s *Server) unanswered(c *call, action string, err error) {
-	if err != nil && c.ctx.Err() == nil {
+	if err == nil || c.ctx.Err() != nil {
+		return
+	}
+	now, last := time.Now().Unix(), s.warned.Load()
+	if now != last && s.warned.CompareAndSwap(last, now) {
 		s.log.Warn("polkit did not answer, so the answer is no", "action", action, "uid", c.uid, "error", err)
 	}
 }

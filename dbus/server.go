@@ -42,6 +42,7 @@ type Server struct {
 	prompts   *turns  // at polkit, with a person to ask
 	walks     *places // calls that look through files
 	refusals  refusals
+	warned    atomic.Int64  // when it was told last that polkit does not answer, in seconds
 	hello     atomic.Bool   // the bus knows us; before that nobody can listen
 	big       chan struct{} // capacity 1: the turn to decode a big body
 	passing   chan struct{} // capacity 1: the turn to answer with a descriptor
