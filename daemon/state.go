@@ -429,8 +429,9 @@ func exit(f facts) string {
 	if s.LoadState == "masked" {
 		return "the unit is masked"
 	}
-	if f.unmounted && s.ExecMainCode == cldExited && systemdStatus[s.ExecMainStatus] != "" {
-		return "its files were unmounted outside left4"
+	// At the start limit the overlay's unit has gone, too: then it is known from the starts before.
+	if (f.unmounted || f.lastExit == unmounted) && s.ExecMainCode == cldExited && systemdStatus[s.ExecMainStatus] != "" {
+		return unmounted
 	}
 	switch s.Result {
 	case "oom-kill":
@@ -469,6 +470,8 @@ func exit(f facts) string {
 	}
 	return "it failed (" + s.Result + ")"
 }
+
+const unmounted = "its files were unmounted outside left4"
 
 // ExecMainCode as systemd gives it: si_code of SIGCHLD, see sigaction(2).
 const (

@@ -121,8 +121,12 @@ func (s *Systemd) finish(ctx context.Context, verb string, job *jobWait) error {
 
 // failedNeed is the first unit that failed of those that a unit needs, or that those need, down to a depth; "" = none.
 func (s *Systemd) failedNeed(ctx context.Context, unit string, depth int) string {
-	path, err := s.unitPath(ctx, unit)
-	if err != nil || depth == 0 {
+	if depth == 0 {
+		return ""
+	}
+	// It may be forgotten already, as what never came to run is: then it is read from disk again.
+	var path dbus.ObjectPath
+	if err := s.managerStore(ctx, &path, "LoadUnit", unit); err != nil {
 		return ""
 	}
 	all, err := s.properties(ctx, path, unitIface)
