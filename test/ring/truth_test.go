@@ -143,7 +143,7 @@ func TestWhatIsDoneToTheMachineIsSurvived(t *testing.T) {
 		p.Run(t, "umount", "/var/lib/left4/runtime/bare/merged")
 		p.Run(t, "kill", "-KILL", strconv.Itoa(p.pid("bare")))
 		p.seen("umount and a crash", "bare", map[string]string{"State": "failed", "DesiredState": "running", "Drifted": "true"})
-		if cause := p.get("bare", "Cause"); !strings.Contains(cause, "its files are not mounted") && !strings.Contains(cause, "start limit hit after 5 starts in 60 s; the last one: it could not be started: ") {
+		if cause := p.get("bare", "Cause"); !strings.Contains(cause, "its files were unmounted outside left4") && !strings.Contains(cause, "start limit hit after 5 starts in 60 s; the last one: it could not be started: ") {
 			t.Errorf("the cause is %q", cause)
 		}
 		p.ctl("start", "bare")
