@@ -63,8 +63,8 @@ type kind struct {
 	run      func(*Daemon, context.Context, *job) error
 	// steps are those that it tells, in their order; how far it has come is told by them.
 	steps []string
-	// preempts tells that it puts an end to queued and running starts of the same instance, and to the copying of files
-	// if it removes them.
+	// preempts tells that it puts an end to queued and running starts of the same instance, and, if it removes files, to
+	// queued initializes and to the copying of files.
 	preempts bool
 	// frees tells that it is accepted on a full disk, too: that is often the work of the server that is to be stopped or
 	// removed.
@@ -343,8 +343,9 @@ func (d *Daemon) enqueue(j *job, canceled *canceledError) Job {
 		why := &canceledError{fmt.Sprintf("canceled by %s (job %d)", j.Kind, j.ID), true}
 		removes := j.Kind == "reset" || j.Kind == "delete"
 		for _, other := range d.queues[j.queue()] {
-			copies := other.Parameters.V.FilesFrom != ""
-			if other.Kind == "start" || other.Kind == "restart" || removes && copies {
+			// What is to be removed is neither copied nor rendered any more.
+			files := other.Kind == "initialize" && (!other.begun || other.Parameters.V.FilesFrom != "")
+			if other.Kind == "start" || other.Kind == "restart" || removes && files {
 				other.cancel(why)
 			}
 		}
@@ -557,6 +558,9 @@ func (d *Daemon) work(j *job) (final Job, ended bool) {
 	d.mu.Lock()
 	j.over = true
 	d.mu.Unlock()
+	if !j.begun {
+		return final, true // it has changed nothing
+	}
 	<-d.refreshTarget(j)
 	if kinds[j.Kind].about == anInstance {
 		d.collectSoon() // it may have unmounted the last of an old revision
