@@ -149,6 +149,14 @@ type job struct {
 // instanceKinds are the kinds of jobs that decide whether an instance runs.
 var instanceKinds = []string{"start", "stop", "restart", "kill", "reset", "delete"}
 
+// overtaking are the kinds of jobs that, done after one of a kind was accepted, leave nothing of it to do.
+func overtaking(kind string) []string {
+	if kind == "initialize" {
+		return []string{"reset", "delete"} // a stop goes before one that waits
+	}
+	return instanceKinds
+}
+
 // nothingToDo is the status of a start that found its server running.
 const nothingToDo = "running already"
 
@@ -724,7 +732,7 @@ func (d *Daemon) recover() error {
 			why = "this left4d knows no such job"
 		} else if kind.about != anInstance {
 			// An overlay may have the name of an instance, and nothing overtakes its jobs.
-		} else if later, err := d.Store.LastJob(row.Target, row.Created, nothingToDo, instanceKinds...); err == nil && later.ID > row.ID {
+		} else if later, err := d.Store.LastJob(row.Target, row.Created, nothingToDo, overtaking(row.Kind)...); err == nil && later.ID > row.ID {
 			// Its end could not be stored: done again it would undo what was asked after it.
 			why, j.resumed = fmt.Sprintf("overtaken by %s (job %d)", later.Kind, later.ID), false
 		}

@@ -89,6 +89,33 @@ func TestWhatNeverBeganOvertakesNothing(t *testing.T) {
 	}
 }
 
+// A stop goes before an initialize that waits, which is done all the same, also by the next left4d.
+func TestAStopOvertakesNoInitialize(t *testing.T) {
+	w := newWorld(t)
+	w.create("a", Changes{})
+	w.create("b", Changes{})
+	for n, name := range []string{"a", "b"} {
+		in, _ := w.Instance(name)
+		kind := []string{"stop", "reset"}[n]
+		for _, row := range []store.Job{
+			{ID: uint32(2*n + 1), Kind: "initialize", State: JobQueued},
+			{ID: uint32(2*n + 2), Kind: kind, State: JobDone, Started: now(), Finished: now()},
+		} {
+			row.Target, row.Instance, row.Timeout, row.Created = name, in.Created, time.Minute, now()
+			if err := w.Store.PutJob(row); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	w.again()
+	if j := w.events.wait(t, 1); j.State != JobDone {
+		t.Errorf("behind a stop: %+v", j)
+	}
+	if j := w.events.wait(t, 3); j.State != JobCanceled {
+		t.Errorf("behind a reset: %+v", j)
+	}
+}
+
 func TestAStartWaitsForTheImportsOfItsOverlays(t *testing.T) {
 	w := newWorld(t)
 	w.overlay("sm", map[string]string{"x": "1"})

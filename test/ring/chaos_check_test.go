@@ -412,7 +412,8 @@ func (v *verdict) judgeJournal() {
 // silenced tells how long before its kill a left4d had ended a job, or why its kill is no excuse for its silence.
 func (v *verdict) silenced(j store.Job) (before int64, why string) {
 	for _, l := range v.lives {
-		if l.to == 0 || j.Finished < l.from || j.Finished > l.to {
+		// One that has just come is heard of after it has begun to end jobs.
+		if l.to == 0 || j.Finished > l.to {
 			continue
 		}
 		if before = l.to - j.Finished; before > toldLate {
