@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/godbus/dbus/v5"
 )
@@ -90,13 +91,21 @@ func TestSystem(t *testing.T) {
 		}
 	})
 	t.Run("rules by instance and verb", func(t *testing.T) {
-		rule(t, `action.id == "me.left4.instance.restart" && action.lookup("instance") == "versus-1" && action.lookup("verb") == "restart"`)
+		holds := rule(t, `action.id == "me.left4.instance.restart" && action.lookup("instance") == "versus-1" && action.lookup("verb") == "restart"`)
+		holds(func() bool {
+			got, err := a.Check(t.Context(), Request{Sender: bob, Action: "me.left4.instance.restart", Details: details{"instance": "versus-1", "verb": "restart"}})
+			return err == nil && got == Yes
+		})
 		check(t, bob, "instance.restart", details{"instance": "versus-1", "verb": "restart"}, Yes)
 		check(t, bob, "instance.restart", details{"instance": "versus-2", "verb": "restart"}, Challenge)
 		check(t, bob, "instance.delete", details{"instance": "versus-1", "verb": "delete"}, Challenge)
 	})
 	t.Run("administer implies all", func(t *testing.T) {
-		rule(t, `action.id == "me.left4.administer"`)
+		holds := rule(t, `action.id == "me.left4.administer"`)
+		holds(func() bool {
+			got, err := a.Check(t.Context(), Request{Sender: bob, Action: "me.left4.instance.create", Details: nobodys})
+			return err == nil && got == Yes
+		})
 		actions, err := Actions(mustRead(t, "/usr/share/polkit-1/actions/me.left4.policy"))
 		if err != nil {
 			t.Fatal(err)
@@ -191,9 +200,9 @@ func TestHelperCaller(t *testing.T) {
 	os.Exit(0)
 }
 
-// rule lets left4-test-b do what condition says, until the test ends. It returns once polkitd has read it, which it tells
-// by its signal Changed.
-func rule(t *testing.T, condition string) {
+// rule lets left4-test-b do what condition says, until the test ends. polkitd tells by its signal Changed that it has read
+// its rules, of a file more than once and of the one before it late: what is returned waits until this one holds.
+func rule(t *testing.T, condition string) (holds func(func() bool)) {
 	t.Helper()
 	const file = "/etc/polkit-1/rules.d/10-left4-test.rules"
 	text := `polkit.addRule(function (action, subject) { if (subject.user == "left4-test-b" && ` + condition + `) { return polkit.Result.YES; } });`
@@ -213,6 +222,16 @@ func rule(t *testing.T, condition string) {
 		t.Fatal(err)
 	}
 	<-changed
+	holds = func(yes func() bool) {
+		t.Helper()
+		for deadline := time.After(time.Minute); !yes(); {
+			select {
+			case <-changed:
+			case <-deadline:
+				t.Fatal("the rule never holds")
+			}
+		}
+	}
 	t.Cleanup(func() {
 		for len(changed) > 0 {
 			<-changed
@@ -221,6 +240,7 @@ func rule(t *testing.T, condition string) {
 		<-changed
 		conn.Close()
 	})
+	return holds
 }
 
 func run(t *testing.T, name string, args ...string) string {
