@@ -419,9 +419,10 @@ func (v *verdict) silenced(j store.Job) (before int64, why string) {
 		if before = l.to - j.Finished; before > toldLate {
 			return 0, fmt.Sprintf("the left4d that ended it lived for another %d ms", before/1000)
 		}
+		// One that never began ends beside those that do.
 		for _, id := range v.ids {
 			later := v.jobs[id]
-			if later.Target == j.Target && id > j.ID && later.Started > j.Finished && later.Started < l.to {
+			if j.Started != 0 && later.Target == j.Target && id > j.ID && later.Started > j.Finished && later.Started < l.to {
 				return 0, fmt.Sprintf("left4d had begun job %d before it was killed", id)
 			}
 		}
