@@ -283,6 +283,10 @@ func judge(f facts) verdict {
 	case "activating":
 		if strings.HasPrefix(s.Sub, "auto-restart") {
 			v.state, v.cause = Restarting, exit(f)
+			// What is read of a unit is not all of one moment: the start after the wait may have begun.
+			if v.cause == endedSomehow && f.lastExit != "" {
+				v.cause = f.lastExit
+			}
 			v.lastExit = v.cause
 		} else {
 			v.state, v.lastExit = Starting, f.lastExit
@@ -466,10 +470,12 @@ func exit(f facts) string {
 		return "it crashed with " + signalName(s.ExecMainStatus) + " (core dumped)"
 	}
 	if s.Result == "" || s.Result == "success" {
-		return "it ended"
+		return endedSomehow
 	}
 	return "it failed (" + s.Result + ")"
 }
+
+const endedSomehow = "it ended"
 
 const unmounted = "its files were unmounted outside left4"
 
