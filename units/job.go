@@ -119,6 +119,20 @@ func (s *Systemd) finish(ctx context.Context, verb string, job *jobWait) error {
 	return failed
 }
 
+// activeState is that of a unit of any kind, "" where it is not loaded.
+func (s *Systemd) activeState(ctx context.Context, unit string) (active string) {
+	path, err := s.unitPath(ctx, unit)
+	if err != nil {
+		return ""
+	}
+	all, err := s.properties(ctx, path, unitIface)
+	if err != nil {
+		return ""
+	}
+	put(&active, all["ActiveState"])
+	return active
+}
+
 // failedNeed is the first unit that failed of those that a unit needs, or that those need, down to a depth; "" = none.
 func (s *Systemd) failedNeed(ctx context.Context, unit string, depth int) string {
 	if depth == 0 {
@@ -136,10 +150,9 @@ func (s *Systemd) failedNeed(ctx context.Context, unit string, depth int) string
 	for _, kind := range []string{"Requires", "Requisite", "BindsTo"} {
 		needs, _ := all[kind].Value().([]string)
 		for _, need := range needs {
-			state, err := s.State(ctx, need)
-			switch {
-			case err != nil || state.Active == "active":
-			case state.Active == "failed":
+			switch s.activeState(ctx, need) {
+			case "", "active":
+			case "failed":
 				return need
 			default:
 				if deeper := s.failedNeed(ctx, need, depth-1); deeper != "" {
