@@ -4,6 +4,9 @@
 # sudo make test      all tests, also in booted Debian 12 and 13
 # sudo make chaos     10 000 random verbs, left4d killed 20 times
 # sudo make vm        tests in emulated machines with Debian's own kernels: limits, the OOM killer, power cuts
+# sudo make fault     crash points, full and failing disks, broken databases, buses and polkits: a table, dist/fault.json
+# sudo make abuse     what hostile users, files and servers can do: a table, dist/abuse.json
+# sudo make bench     what takes how long beside what systemd takes: a table, dist/bench.json
 # make lint           formatting, go vet, staticcheck
 # make install        what the package installs, below DESTDIR
 # make clean
@@ -20,7 +23,7 @@ export PATH := $(PATH):/usr/local/go/bin
 # A Go older than go.mod, or staticcheck, asks for may fetch that one; Debian's would not, left to itself.
 export GOTOOLCHAIN ?= auto
 
-.PHONY: all deps build package demo test chaos vm lint install clean
+.PHONY: all deps build package demo test chaos fault abuse bench vm lint install clean
 
 all: build
 
@@ -50,10 +53,11 @@ demo: package
 	LEFT4_DEB=$(CURDIR)/$(DEB) go run ./test/demo
 
 # Only root can boot machines. LEFT4_RING names the Debians to boot; without it those tests are skipped.
+RINGS = LEFT4_RING=bookworm,trixie LEFT4_DEB=$(CURDIR)/$(DEB)
 TESTS = go test -race -json -count=1 -parallel=2 -timeout=60m ./... | go run ./test/tally
 test: lint package
 ifeq ($(shell id -u),0)
-	LEFT4_RING=bookworm,trixie LEFT4_DEB=$(CURDIR)/$(DEB) $(TESTS)
+	$(RINGS) $(TESTS)
 else
 	@echo "not root: the tests in booted machines are left out; sudo make test runs them"
 	$(TESTS)
@@ -63,6 +67,19 @@ endif
 LEFT4_CHAOS ?= 10000
 chaos: package
 	LEFT4_RING=trixie LEFT4_DEB=$(CURDIR)/$(DEB) LEFT4_CHAOS=$(LEFT4_CHAOS) go test -count=1 -timeout=60m -v ./test/ring -run '^TestChaos$$'
+
+# The same tests as in make test, in their full form. The table is made also where a test has failed.
+fault: package
+	rm -f dist/fault.rows
+	failed=0; $(RINGS) LEFT4_FULL=1 LEFT4_REPORT=$(CURDIR)/dist/fault.rows \
+		go test -json -count=1 -parallel=2 -timeout=120m ./test/ring -run '^TestFault' | go run ./test/tally || failed=$$?; \
+	go run ./test/report/cmd/left4-report dist/fault.rows dist/fault.json; exit $$failed
+
+abuse: package
+	rm -f dist/abuse.rows
+	failed=0; $(RINGS) LEFT4_FULL=1 LEFT4_REPORT=$(CURDIR)/dist/abuse.rows \
+		go test -json -count=1 -parallel=1 -timeout=120m ./test/ring -run '^TestAbuse' | go run ./test/tally || failed=$$?; \
+	go run ./test/report/cmd/left4-report dist/abuse.rows dist/abuse.json; exit $$failed
 
 # What took how long is part of what it prints. LEFT4_VM names the Debians to emulate; no KVM is needed.
 vm: package

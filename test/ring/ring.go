@@ -74,6 +74,9 @@ func inSuites(t *testing.T, suites []string, test func(t *testing.T, suite strin
 	}
 }
 
+// full tells that a test shall do all that it can and not a sample: make fault, make abuse.
+func full() bool { return os.Getenv("LEFT4_FULL") != "" }
+
 // Package returns the Debian package under test, which the Makefile names in LEFT4_DEB.
 func Package(t TB) string {
 	t.Helper()

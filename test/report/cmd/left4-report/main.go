@@ -1,0 +1,76 @@
+// left4-report makes of the rows that tests have added a table for people and one for programs.
+//
+//	left4-report [-doc FILE.md] ROWS OUT.json
+//
+// With -doc it also replaces what stands in that file between the lines "<!-- table -->" and "<!-- end of table -->".
+package main
+
+import (
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"strings"
+
+	"left4.me/left4/test/report"
+)
+
+const (
+	begin = "<!-- table -->\n"
+	end   = "<!-- end of table -->\n"
+)
+
+func main() {
+	doc := flag.String("doc", "", "a document to put the table into")
+	flag.Parse()
+	if flag.NArg() != 2 {
+		flag.Usage()
+		os.Exit(2)
+	}
+	if err := run(flag.Arg(0), flag.Arg(1), *doc); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+func run(rows, out, doc string) error {
+	f, err := os.Open(rows)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	r, err := report.Read(f)
+	if err != nil {
+		return err
+	}
+	text, err := json.MarshalIndent(r, "", "\t")
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(out, append(text, '\n'), 0o644); err != nil {
+		return err
+	}
+	if doc != "" {
+		if err := replace(doc, r); err != nil {
+			return err
+		}
+	}
+	return r.WriteText(os.Stdout)
+}
+
+func replace(doc string, r report.Report) error {
+	text, err := os.ReadFile(doc)
+	if err != nil {
+		return err
+	}
+	before, rest, ok := strings.Cut(string(text), begin)
+	_, after, ok2 := strings.Cut(rest, end)
+	if !ok || !ok2 {
+		return fmt.Errorf("cannot replace the table of %s: it has no lines %q and %q", doc, begin, end)
+	}
+	var table strings.Builder
+	if err := r.WriteMarkdown(&table); err != nil {
+		return err
+	}
+	return os.WriteFile(doc, []byte(before+begin+table.String()+end+after), 0o644)
+}
