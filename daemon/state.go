@@ -363,7 +363,10 @@ func judge(f facts) verdict {
 		default:
 			v.cause = "stopped and disabled outside left4"
 		}
-		if f.running != nil && v.state == Stopped {
+		if f.overlay.Active == "activating" {
+			v.state, v.cause = Starting, "being started by systemd" // its files are being mounted
+		}
+		if f.running != nil && (v.state == Stopped || v.state == Starting) {
 			// Its end is not there yet, but what it has done so far was nobody else.
 			v.cause, v.lastExit = by(underWay[f.running.Kind], f.running), ""
 		}
