@@ -6,7 +6,6 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -447,7 +446,7 @@ func (v *verdict) judgeDefinitions() {
 		}
 	}
 	var objects map[dbus.ObjectPath]map[string]map[string]dbus.Variant
-	if err := v.manager.Call("org.freedesktop.DBus.ObjectManager.GetManagedObjects", 0).Store(&objects); err != nil {
+	if err := v.left4d.Call("org.freedesktop.DBus.ObjectManager.GetManagedObjects", 0).Store(&objects); err != nil {
 		v.t.Fatal(err)
 	}
 	managed := 0
@@ -631,7 +630,7 @@ func (f fate) after(j store.Job, resumed bool) fate {
 
 // judgeStates compares what runs, what is enabled, mounted and on disk with what was asked for last.
 func (v *verdict) judgeStates() {
-	disk, up := v.disk(), v.up()
+	disk, up := v.looked(v.t), v.up()
 	mounted := map[string]int{}
 	for _, line := range v.mounts() {
 		name, _ := strings.CutSuffix(strings.TrimPrefix(strings.Fields(line)[4], "/var/lib/left4/runtime/"), "/merged")
@@ -725,62 +724,12 @@ func (v *verdict) judgeStates() {
 	}
 }
 
-// diskState is what the disk of the machine has of instances.
-type diskState struct {
-	found     map[string]string // path → instance
-	odd       []string          // what belongs to no instance
-	layers    []string          // of the game and of overlays, below /var/lib/left4
-	enabled   int
-	processes map[string]int // of servers, by instance
-}
-
-var ofUnit = regexp.MustCompile(`^left4-(?:server|overlay)@([a-z0-9][a-z0-9_-]*)\.service(?:\.d)?$`)
-
-// disk reads all that left4 keeps of instances, and which processes their servers have.
-func (c *mayhem) disk() diskState {
-	c.t.Helper()
-	d := diskState{found: map[string]string{}, processes: map[string]int{}}
-	out := c.Run(c.t, "sh", "-c", `
-		find /var/lib/left4 -mindepth 1 -maxdepth 1
-		find /var/lib/left4/instances /var/lib/left4/runtime /run/left4/mounted /run/left4/stale -mindepth 1 -maxdepth 1
-		find /etc/systemd/system /run/systemd/system.control -mindepth 1 -path '*left4-*@*'
-		find /var/lib/left4/game /var/lib/left4/overlays/* -mindepth 1 -maxdepth 1
-		echo processes
-		grep -o 'left4-server@[^/]*' /proc/[0-9]*/cgroup; true`)
-	files, processes, _ := strings.Cut(out, "processes")
-	name := regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,63}$`)
-	for path := range strings.Lines(files) {
-		path = strings.TrimSpace(path)
-		dir, base := filepath.Split(path)
-		switch {
-		case path == "" || base == "left4-server@.service" || base == "left4-overlay@.service":
-		case dir == "/var/lib/left4/":
-			if !slices.Contains([]string{"game", "instances", "left4.db", "left4.db-shm", "left4.db-wal", "overlays", "runtime"}, base) {
-				d.odd = append(d.odd, path)
-			}
-		case strings.HasPrefix(path, "/var/lib/left4/game/") || strings.HasPrefix(path, "/var/lib/left4/overlays/"):
-			d.layers = append(d.layers, strings.TrimPrefix(path, "/var/lib/left4/"))
-		case strings.HasPrefix(path, "/etc/") || strings.HasPrefix(path, "/run/systemd/"):
-			if m := ofUnit.FindStringSubmatch(base); m != nil {
-				d.found[path] = m[1]
-				if strings.HasSuffix(dir, ".wants/") {
-					d.enabled++
-				}
-			} else if base != "10-left4.conf" && !strings.HasPrefix(path, "/run/systemd/system.control/") {
-				d.odd = append(d.odd, path)
-			}
-		case name.MatchString(base) && !strings.HasPrefix(base, "."):
-			d.found[path] = base
-		default:
-			d.odd = append(d.odd, path)
-		}
-	}
-	for line := range strings.Lines(processes) {
-		if _, u, ok := strings.Cut(strings.TrimSpace(line), ":"); ok {
-			if m := ofUnit.FindStringSubmatch(u); m != nil {
-				d.processes[m[1]]++
-			}
-		}
+// looked is what is on the disk.
+func (c *mayhem) looked(t TB) diskState {
+	t.Helper()
+	d, err := c.disk()
+	if err != nil {
+		t.Fatalf("cannot look at the disk: %v", err)
 	}
 	return d
 }

@@ -85,13 +85,12 @@ func TestChaos(t *testing.T) {
 // mayhem is one run of chaos and all that was heard of it.
 type mayhem struct {
 	play
-	seed    uint64
-	total   int      // calls to make
-	names   []string // of the instances
-	users   []string // by caller, modulo their number
-	uids    map[string]uint32
-	manager dbus.BusObject
-	systemd dbus.BusObject
+	seed  uint64
+	total int      // calls to make
+	names []string // of the instances
+	users []string // by caller, modulo their number
+	uids  map[string]uint32
+	talk
 	bus     dbus.BusObject
 	signals chan *dbus.Signal
 
@@ -168,8 +167,7 @@ func (c *mayhem) follow() {
 	c.states = map[string]int{}
 	c.CopyIn(c.t, Build(c.t, "left4.me/left4/test/chaos/cmd/left4-chaos"), "/usr/local/bin/left4-chaos")
 	conn := c.Bus(c.t)
-	c.manager, c.bus, c.signals = conn.Object(names.Service, names.Root), conn.BusObject(), make(chan *dbus.Signal, 64)
-	c.systemd = conn.Object("org.freedesktop.systemd1", "/org/freedesktop/systemd1")
+	c.talk, c.bus, c.signals = talkTo(conn), conn.BusObject(), make(chan *dbus.Signal, 64)
 	conn.Signal(c.signals)
 	for _, match := range [][]dbus.MatchOption{
 		{dbus.WithMatchInterface(names.Manager)}, // of any sender: a forger's would be a finding
@@ -498,51 +496,28 @@ func (c *mayhem) calm() error {
 	return err
 }
 
-// jobRow is one job as ListJobs has it.
-type jobRow struct {
-	ID                         uint32
-	Kind, Target, State, Cause string
-	Object                     dbus.ObjectPath
-}
-
-func (c *mayhem) jobs(filter map[string]dbus.Variant) (rows []jobRow) {
+func (c *mayhem) jobs(filter map[string]dbus.Variant) []jobRow {
 	c.t.Helper()
-	filter = maps.Clone(filter)
-	filter["limit"] = dbus.MakeVariant(uint32(muchChaos))
-	if err := c.manager.Call(names.Manager+".ListJobs", 0, filter).Store(&rows); err != nil {
+	rows, err := c.talk.jobs(filter)
+	if err != nil {
 		c.t.Fatalf("cannot list the jobs: %v", err)
 	}
 	return rows
 }
 
-// instanceRow is one instance as ListInstances has it.
-type instanceRow struct {
-	Name, Label, State, Desired, Cause, Blueprint string
-	Port                                          uint16
-	Object                                        dbus.ObjectPath
-}
-
-func (c *mayhem) list() (rows []instanceRow) {
+func (c *mayhem) list() []instanceRow {
 	c.t.Helper()
-	if err := c.manager.Call(names.Manager+".ListInstances", 0, map[string]dbus.Variant{}).Store(&rows); err != nil {
+	rows, err := c.talk.instances()
+	if err != nil {
 		c.t.Fatalf("cannot list the instances: %v", err)
 	}
 	return rows
 }
 
-// unitRow is one unit as systemd lists it.
-type unitRow struct {
-	Name, Description, Load, Active, Sub, Following string
-	Object                                          dbus.ObjectPath
-	Job                                             uint32
-	JobType                                         string
-	JobObject                                       dbus.ObjectPath
-}
-
 // units are those of servers and of their files that systemd has loaded.
-func (c *mayhem) units() (rows []unitRow) {
+func (c *mayhem) units() []unitRow {
 	c.t.Helper()
-	err := c.systemd.Call("org.freedesktop.systemd1.Manager.ListUnitsByPatterns", 0, []string{}, []string{"left4-*@*", "left4-import-*"}).Store(&rows)
+	rows, err := c.talk.units("left4-*@*", "left4-import-*")
 	if err != nil {
 		c.t.Fatalf("cannot list the units: %v", err)
 	}
@@ -565,7 +540,7 @@ func (c *mayhem) up() map[string]string {
 func (c *mayhem) removeAll(t *testing.T) {
 	ends := c.jobsEnd()
 	for _, name := range c.names {
-		if err := c.manager.Call(names.Manager+".DeleteInstance", 0, name, map[string]dbus.Variant{}).Err; err != nil {
+		if err := c.left4d.Call(names.Manager+".DeleteInstance", 0, name, map[string]dbus.Variant{}).Err; err != nil {
 			t.Errorf("cannot delete %s: %v", name, err)
 		}
 	}
@@ -574,7 +549,7 @@ func (c *mayhem) removeAll(t *testing.T) {
 			t.Errorf("delete %s: %v", s.Body[3], s.Body[4])
 		}
 	}
-	disk := c.disk()
+	disk := c.looked(t)
 	if left := slices.Concat(disk.odd, slices.Sorted(maps.Keys(disk.found))); len(left) > 0 || len(c.list()) > 0 {
 		t.Errorf("after the instances are deleted there is still:\n%s", strings.Join(left, "\n"))
 	}

@@ -19,12 +19,19 @@ const eventDeadline = 3 * time.Minute
 // The bus knows the caller's user, but not its process, which is not the machine's.
 func (m *Machine) Bus(t TB) *dbus.Conn {
 	t.Helper()
+	conn := m.dial(t)
+	t.Cleanup(func() { conn.Close() })
+	return conn
+}
+
+// dial is Bus for who closes the connection.
+func (m *Machine) dial(t TB) *dbus.Conn {
+	t.Helper()
 	socket := fmt.Sprintf("unix:path=/proc/%d/root/run/dbus/system_bus_socket", m.boot.init)
 	conn, err := dbus.Connect(socket, dbus.WithSignalHandler(dbus.NewSequentialSignalHandler()))
 	if err != nil {
 		t.Fatalf("cannot reach the bus of %s: %v", m.Suite, err)
 	}
-	t.Cleanup(func() { conn.Close() })
 	return conn
 }
 
