@@ -1,6 +1,7 @@
 package dbus
 
 import (
+	"context"
 	"errors"
 	"os/user"
 	"strconv"
@@ -61,17 +62,20 @@ func (s *Server) authorize(c *call, action string, about thing) error {
 		return nil
 	}
 	before, _ := s.identify(about)
-	turns := s.questions
-	if c.interactive() {
-		turns = s.prompts
+	turns, ctx := s.prompts, c.ctx
+	if !c.interactive() {
+		var stop context.CancelFunc
+		turns = s.questions
+		ctx, stop = s.inTime(c.ctx)
+		defer stop()
 	}
-	if err := turns.take(c.ctx, c.uid); err != nil {
-		return dbusError(names.ErrAccessDenied, "the caller has gone")
+	answer, err := polkit.No, turns.take(ctx, c.uid)
+	if err == nil {
+		defer turns.give(c.uid)
+		answer, err = s.auth.Check(ctx, polkit.Request{
+			Sender: c.sender, Action: action, Details: details(action, about, before), Interactive: c.interactive(),
+		})
 	}
-	defer turns.give(c.uid)
-	answer, err := s.auth.Check(c.ctx, polkit.Request{
-		Sender: c.sender, Action: action, Details: details(action, about, before), Interactive: c.interactive(),
-	})
 	s.unanswered(c, action, err)
 	switch {
 	case err == nil && answer == polkit.Yes:
@@ -87,6 +91,12 @@ func (s *Server) authorize(c *call, action string, about thing) error {
 		return dbusError(names.ErrAccessDenied, "%s is not allowed: polkit does not answer", action)
 	}
 	return dbusError(names.ErrAccessDenied, "%s is not allowed", action)
+}
+
+// inTime ends a question, and the wait for its turn with it, when nobody can be at a prompt any more: or those of one user
+// would wait one after the other for a polkit that hangs.
+func (s *Server) inTime(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, s.patience, polkit.ErrLimit)
 }
 
 // details are what rules and messages may look at.

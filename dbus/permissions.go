@@ -3,7 +3,6 @@ package dbus
 import (
 	"strings"
 
-	"left4.me/left4/dbus/names"
 	"left4.me/left4/polkit"
 )
 
@@ -25,12 +24,13 @@ func (s *Server) getPermissions(c *call) ([]any, error) {
 			return nil, err
 		}
 	}
-	if err := s.questions.take(c.ctx, c.uid); err != nil {
-		return nil, dbusError(names.ErrAccessDenied, "the caller has gone")
-	}
-	defer s.questions.give(c.uid)
+	ctx, stop := s.inTime(c.ctx)
+	defer stop()
 	permissions := map[string]string{}
-	silent := false // polkit does not answer: it is not waited for again and again
+	silent := s.questions.take(ctx, c.uid) != nil // polkit does not answer: it is not waited for again and again
+	if !silent {
+		defer s.questions.give(c.uid)
+	}
 	for _, action := range s.face.actions {
 		asked, who := thing{}, identity{}
 		if strings.HasPrefix(action, "me.left4.instance.") || action == "me.left4.job.cancel" {
@@ -43,7 +43,7 @@ func (s *Server) getPermissions(c *call) ([]any, error) {
 			answer = polkit.No
 		default:
 			var err error
-			answer, err = s.auth.Check(c.ctx, polkit.Request{Sender: c.sender, Action: action, Details: details(action, asked, who)})
+			answer, err = s.auth.Check(ctx, polkit.Request{Sender: c.sender, Action: action, Details: details(action, asked, who)})
 			if err != nil {
 				s.unanswered(c, action, err)
 				answer, silent = polkit.No, true

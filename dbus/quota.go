@@ -171,7 +171,7 @@ func (t *turns) take(ctx context.Context, uid uint32) error {
 		return nil
 	case <-ctx.Done():
 		t.leave(uid, q)
-		return ctx.Err()
+		return context.Cause(ctx)
 	}
 }
 

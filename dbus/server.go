@@ -38,9 +38,10 @@ type Server struct {
 	conn      *conn
 	face      *face
 	quota     *quota
-	questions *turns  // at polkit
-	prompts   *turns  // at polkit, with a person to ask
-	walks     *places // calls that look through files
+	questions *turns        // at polkit
+	prompts   *turns        // at polkit, with a person to ask
+	patience  time.Duration // with a question where there is none to ask
+	walks     *places       // calls that look through files
 	refusals  refusals
 	warned    atomic.Int64  // when it was told last that polkit does not answer, in seconds
 	hello     atomic.Bool   // the bus knows us; before that nobody can listen
@@ -62,7 +63,8 @@ func Dial(ctx context.Context, log *slog.Logger) (*Server, error) {
 		return nil, fmt.Errorf("cannot connect to the system bus: %w", err)
 	}
 	s := &Server{
-		log: log, conn: c, face: f, quota: newQuota(), questions: newTurns(maxQuestions), prompts: newTurns(maxPrompts), walks: newPlaces(maxWalks),
+		log: log, conn: c, face: f, quota: newQuota(), walks: newPlaces(maxWalks),
+		questions: newTurns(maxQuestions), prompts: newTurns(maxPrompts), patience: polkit.Limit,
 		big: make(chan struct{}, 1), passing: make(chan struct{}, 1),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())

@@ -29,15 +29,16 @@ const (
 	allowUserInteraction uint32 = 1
 )
 
-// limit is how long polkitd may take when nobody is at a prompt, the bus's usual 25 s. Its rules are killed after 15 s.
-const limit = 25 * time.Second
+// Limit is how long polkitd may take when nobody is at a prompt, the bus's usual 25 s. Its rules are killed after 15 s.
+const Limit = 25 * time.Second
 
 // pause lies between the end of a polkitd and the second question. The bus tells that end before PID 1 has noticed it,
 // and polkitd started for a question in between is a start of what still counts as running: it does nothing, and the bus
 // waits 25 s for it (polkit 126 on systemd 257: 11 of 12 times; 122 on 252 never). No signal tells when PID 1 has.
 const pause = 250 * time.Millisecond
 
-var errLimit = fmt.Errorf("no answer within %v", limit)
+// ErrLimit tells that it took longer.
+var ErrLimit = fmt.Errorf("no answer within %v", Limit)
 
 // A Request is what is asked.
 type Request struct {
@@ -84,7 +85,7 @@ type Authority struct {
 // New returns the Authority on conn's bus, the system bus. It sends nothing. The connection stays the caller's; it must
 // be root's for Request.Details to be accepted.
 func New(conn *dbus.Conn) *Authority {
-	return &Authority{object: conn.Object(service, path), limit: limit, pause: pause}
+	return &Authority{object: conn.Object(service, path), limit: Limit, pause: pause}
 }
 
 // Check asks polkitd and waits for its answer. It ends with (No, error) when ctx ends (a prompt is then taken back), when
@@ -96,7 +97,7 @@ func (a *Authority) Check(ctx context.Context, r Request) (Answer, error) {
 	}
 	if !r.Interactive {
 		var stop context.CancelFunc
-		ctx, stop = context.WithTimeoutCause(ctx, a.limit, errLimit)
+		ctx, stop = context.WithTimeoutCause(ctx, a.limit, ErrLimit)
 		defer stop()
 	}
 	answer, err := a.ask(ctx, r)

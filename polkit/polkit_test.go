@@ -312,8 +312,8 @@ func TestPersonHasAllTheTime(t *testing.T) {
 		no <- err
 	}()
 	<-prompt
-	if err := <-no; !errors.Is(err, errLimit) {
-		t.Errorf("Check ended with %v, not with %v", err, errLimit)
+	if err := <-no; !errors.Is(err, ErrLimit) {
+		t.Errorf("Check ended with %v, not with %v", err, ErrLimit)
 	}
 	close(answer)
 	if got := <-yes; got != Yes {
