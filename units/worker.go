@@ -129,7 +129,8 @@ func (w Worker) properties() []property {
 	set("PrivateUsers", true)
 	list = append(list, confined()...)
 	set("SystemCallFilter", allowList{true, []string{"@system-service"}})
-	set("SystemCallFilter", allowList{false, []string{"@privileged"}})
+	// io_uring opens files and sockets past the filter.
+	set("SystemCallFilter", allowList{false, []string{"@privileged", "@resources", "io_uring_enter", "io_uring_register", "io_uring_setup"}})
 	set("SystemCallErrorNumber", int32(unix.EPERM))
 	return list
 }
