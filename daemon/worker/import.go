@@ -20,6 +20,8 @@ import (
 
 const (
 	maxFile   = 64 << 30               // bytes of one file
+	maxTotal  = 256 << 30              // bytes of all files, holes too: they take no room, but time
+	maxTail   = 64 << 20               // bytes behind the end of the archive
 	maxPath   = 4095                   // bytes of a path or of a link's target, as the kernel counts them
 	maxName   = 255                    // bytes of a part of a path
 	maxLinks  = 40                     // links that the kernel follows in one path
@@ -39,6 +41,7 @@ type importer struct {
 	size int64 // of the stream in bytes, -1 = not known
 	note func(text string)
 	max  int64 // bytes of one file, 0 = maxFile
+	all  int64 // bytes of all files, 0 = maxTotal
 
 	files, bytes int64
 
@@ -66,6 +69,9 @@ func (im *importer) unpack(root int, stream io.Reader) error {
 	defer im.leave()
 	if im.max == 0 {
 		im.max = maxFile
+	}
+	if im.all == 0 {
+		im.all = maxTotal
 	}
 
 	if err := im.begin(); err != nil {
@@ -145,8 +151,12 @@ func (im *importer) entries() error {
 		im.progress()
 	}
 	// What follows does not count, but the checksum of a compressed stream comes last, and its writer wants to be rid of all.
-	if _, err := io.Copy(io.Discard, im.archive); err != nil {
+	n, err := io.Copy(io.Discard, io.LimitReader(im.archive, maxTail+1))
+	switch {
+	case err != nil:
 		return im.streamError(err)
+	case n > maxTail:
+		return fmt.Errorf("the stream goes on for more than %d MiB behind the end of the archive", maxTail>>20)
 	}
 	return nil
 }
@@ -344,6 +354,9 @@ func (im *importer) file(path string, h *tar.Header, data io.Reader) error {
 	if h.Size > im.max {
 		return fmt.Errorf("it has more than %d bytes", im.max)
 	}
+	if h.Size > im.all-im.bytes {
+		return fmt.Errorf("with it the archive holds more than %d bytes", im.all)
+	}
 	dir, name, err := im.place(path, unix.S_IFREG)
 	if err != nil {
 		return err
@@ -364,8 +377,9 @@ func (im *importer) file(path string, h *tar.Header, data io.Reader) error {
 	}
 	im.files++
 	// A time that no clock of a builder can have shown stays what it is: now.
-	if s := h.ModTime; s.Unix() >= 0 && s.Before(time.Now().Add(24*time.Hour)) {
-		t, err := unix.TimeToTimespec(s)
+	// In seconds: the largest of them are beyond what Time compares.
+	if s := h.ModTime.Unix(); s >= 0 && s < time.Now().Add(24*time.Hour).Unix() {
+		t, err := unix.TimeToTimespec(h.ModTime)
 		if err != nil {
 			return err
 		}

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -490,6 +491,107 @@ func TestHoles(t *testing.T) {
 		if room := info.Sys().(*syscall.Stat_t).Blocks * 512; info.Size() != size || im.bytes != size || room > 1<<20 || string(got) != data {
 			t.Errorf("%s: %d bytes in %d, right: %v", what, info.Size(), room, string(got) == data)
 		}
+	}
+}
+
+// pax is an entry with these records before it, as they stand in the stream: "name=value".
+func pax(e []byte, records ...string) []byte {
+	text := ""
+	for _, r := range records {
+		// The length counts its own digits.
+		n := len(r) + 3
+		for len(strconv.Itoa(n))+len(r)+2 != n {
+			n++
+		}
+		text += fmt.Sprintf("%d %s\n", n, r)
+	}
+	return append(rawEntry("PaxHeaders/x", 'x', "", int64(len(text)), text), e...)
+}
+
+// What is said of an entry beside it cannot make it larger, older, mightier or another's than what it could be by itself.
+func TestHostileRecords(t *testing.T) {
+	const tera = "1099511627776"
+	stored := string(pad("1\n0\n1\n")) + "x"
+	many := string(pad("1000000000\n" + strings.Repeat("0\n1\n", 1000)))
+	sparse := []string{"GNU.sparse.major=1", "GNU.sparse.minor=0", "GNU.sparse.name=s"}
+	whole := func(parts ...[]byte) []byte { return join(append(parts, trailer)...) }
+	// The old sparse format (GNU tar, "struct oldgnu_header"): one piece, and the length of all.
+	gnu := rawEntry("s", 'S', "", 1, "x")
+	copy(gnu[257:], "ustar  \x00")
+	copy(gnu[386:], "00000000000\x0000000000001\x00")
+	copy(gnu[483:], "\x80\x00\x00\x00\x00\x00\x01\x00\x00\x00\x00\x00") // 1 TiB in base 256
+	copy(gnu[148:], "        ")
+	sum := 0
+	for _, c := range gnu[:512] {
+		sum += int(c)
+	}
+	copy(gnu[148:], fmt.Sprintf("%06o\x00 ", sum))
+	for what, c := range map[string]struct {
+		archive []byte
+		want    string // of the error; "" = it is imported
+	}{
+		"sparse of 1 TiB, format 1.0": {whole(pax(rawEntry("s", '0', "", int64(len(stored)), stored), append(sparse, "GNU.sparse.realsize="+tera)...)), `"s": it has more than`},
+		"sparse of 1 TiB, format 0.1": {whole(pax(rawEntry("s", '0', "", 1, "x"), "GNU.sparse.size="+tera, "GNU.sparse.numblocks=1", "GNU.sparse.map=0,1")), `"s": it has more than`},
+		"sparse of 1 TiB, old format": {whole(gnu), `"s": it has more than`},
+		"sparse of many pieces":       {whole(pax(rawEntry("s", '0', "", int64(len(many)), many), append(sparse, "GNU.sparse.realsize=1000")...)), "the stream is "},
+		"sparse of a negative length": {whole(pax(rawEntry("s", '0', "", int64(len(stored)), stored), append(sparse, "GNU.sparse.realsize=-1")...)), "the stream is "},
+		"negative size":               {whole(pax(rawEntry("f", '0', "", 0, ""), "size=-1")), "the stream is "},
+		"largest size":                {whole(pax(rawEntry("f", '0', "", 0, ""), "size=9223372036854775807")), `"f": it has more than`},
+		"size of 1 TiB":               {whole(pax(rawEntry("f", '0', "", 0, ""), "size="+tera)), `"f": it has more than`},
+		"name out":                    {whole(pax(rawEntry("f", '0', "", 0, ""), "path=../../etc/x")), `"../../etc/x": ".." in a name is not allowed`},
+		"absolute name":               {whole(pax(rawEntry("f", '0', "", 0, ""), "path=/etc/x")), `"/etc/x": an absolute name is not allowed`},
+		"NUL in a name":               {whole(pax(rawEntry("f", '0', "", 0, ""), "path=a\x00b")), "the stream is "},
+		"link out":                    {whole(pax(rawEntry("l", '2', "x", 0, ""), "linkpath=/etc/shadow")), `"l": a link to an absolute name, "/etc/shadow", is not allowed`},
+		"endless name":                {whole(rawEntry("x", 'L', "", 1<<30, "")), "the stream is "},
+		"endless records":             {whole(rawEntry("x", 'x', "", 1<<30, "")), "the stream is "},
+		"records without an entry":    {whole(pax(nil, "path=x")), "the archive is empty"},
+		"for all that follow":         {whole(rawEntry("g", 'g', "", 13, "13 path=/etc\n"), rawEntry("f", '0', "", 0, "")), ""},
+		"attributes of overlayfs":     {whole(pax(rawEntry("d/", '5', "", 0, ""), "SCHILY.xattr.trusted.overlay.opaque=y", "SCHILY.xattr.user.overlay.opaque=y", "LIBARCHIVE.xattr.user.overlay.whiteout=eQ==")), ""},
+		"capabilities":                {whole(pax(rawEntry("f", '0', "", 0, ""), "SCHILY.xattr.security.capability=\x01\x00\x00\x02\xff\xff\xff\xff")), ""},
+		"owner, and access lists":     {whole(pax(rawEntry("f", '0', "", 0, ""), "uid=0", "gid=0", "uname=root", "SCHILY.acl.access=user::rwx,other::rwx", "RHT.security.selinux=x")), ""},
+		"times":                       {whole(pax(rawEntry("f", '0', "", 0, ""), "mtime=99999999999999999999.9", "atime=-1e9")), "the stream is "},
+		"negative time":               {whole(pax(rawEntry("f", '0', "", 0, ""), "mtime=-62135596800.5")), ""},
+		"far time":                    {whole(pax(rawEntry("f", '0', "", 0, ""), "mtime=9223372036854775807")), ""},
+	} {
+		t.Run(what, func(t *testing.T) {
+			in, err := unpack(t, &importer{max: 1 << 20}, bytes.NewReader(c.archive))
+			switch {
+			case c.want == "" && err != nil:
+				t.Fatal(err)
+			case c.want != "" && (err == nil || !strings.HasPrefix(err.Error(), c.want)):
+				t.Fatalf("got  %v\nwant %s", err, c.want)
+			case c.want != "":
+				return
+			}
+			names, err := filepath.Glob(in + "/*")
+			if err != nil || len(names) != 1 {
+				t.Fatalf("there is %q, %v", names, err)
+			}
+			if n, err := unix.Listxattr(names[0], nil); n != 0 || err != nil {
+				t.Errorf("%d bytes of attributes, %v", n, err)
+			}
+			info, err := os.Stat(names[0])
+			if err != nil || info.Mode()&^fs.ModeDir&0o7777 != 0o755 && info.Mode() != 0o644 || info.ModTime().After(time.Now().Add(time.Second)) {
+				t.Errorf("%v of %v, %v", info.Mode(), info.ModTime(), err)
+			}
+		})
+	}
+}
+
+// However small a stream is, what it makes is bounded, and so is what follows its end.
+func TestBounds(t *testing.T) {
+	two := archive(t, file("a", "12345"), file("b", "678901"))
+	if _, err := unpack(t, &importer{all: 10}, bytes.NewReader(two)); err == nil || err.Error() != `"b": with it the archive holds more than 10 bytes` {
+		t.Error(err)
+	}
+	if _, err := unpack(t, &importer{all: 11}, bytes.NewReader(two)); err != nil {
+		t.Error(err)
+	}
+	if _, err := unpack(t, &importer{}, io.MultiReader(bytes.NewReader(two), io.LimitReader(zeroReader{}, maxTail-1024))); err != nil {
+		t.Error(err)
+	}
+	if _, err := unpack(t, &importer{}, io.MultiReader(bytes.NewReader(two), zeroReader{})); err == nil || err.Error() != "the stream goes on for more than 64 MiB behind the end of the archive" {
+		t.Error(err)
 	}
 }
 
