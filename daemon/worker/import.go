@@ -258,7 +258,12 @@ func (im *importer) enter(path string) (int, error) {
 	case im.last.path:
 		return im.last.fd, nil
 	}
-	fd, err := units.MkdirAllBeneath(im.root, path, 0o755, -1, -1)
+	// Down from where the last entry went: all the way from the top for each would take a deep tree as long as its square.
+	from, rest := im.root, path
+	if below, ok := strings.CutPrefix(path, im.last.path+"/"); ok {
+		from, rest = im.last.fd, below
+	}
+	fd, err := units.MkdirAllBeneath(from, rest, 0o755, -1, -1)
 	switch {
 	case errors.Is(err, unix.ELOOP):
 		return -1, errors.New("its path goes through a link")

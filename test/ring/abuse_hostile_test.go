@@ -52,7 +52,8 @@ func (p play) insideInput(port, input string, argv ...string) Result {
 func (p play) traceOf(paths ...string) string {
 	p.t.Helper()
 	return p.Run(p.t, append([]string{"sh", "-ec", `
-		find "$@" -xdev -printf '%p %y %i %m %U:%G %s %n %T@ %l\n' 2>/dev/null | sort
+		# A directory's time is that of what came and went there meanwhile.
+		find "$@" -xdev \( -type d -printf '%p %y %i %m %U:%G %n\n' \) -o -printf '%p %y %i %m %U:%G %s %n %T@ %l\n' 2>/dev/null | sort
 		find "$@" -xdev -type f -print0 2>/dev/null | sort -z | xargs -0r sha256sum`, "sh"}, paths...)...)
 }
 

@@ -122,6 +122,7 @@ type Process struct {
 	stdin io.WriteCloser
 	done  chan struct{}
 	cmd   *exec.Cmd
+	kill  context.CancelFunc
 
 	mu     sync.Mutex
 	output string // what no Expect has consumed yet
@@ -134,7 +135,7 @@ func (m *Machine) Start(t TB, argv ...string) *Process {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	p := &Process{
-		m: m, argv: strings.Join(argv, " "), cmd: m.Command(ctx, argv...),
+		m: m, argv: strings.Join(argv, " "), cmd: m.Command(ctx, argv...), kill: cancel,
 		done: make(chan struct{}), more: make(chan struct{}),
 	}
 	p.cmd.Stdout, p.cmd.Stderr = processOutput{p}, processOutput{p}
@@ -151,11 +152,14 @@ func (m *Machine) Start(t TB, argv ...string) *Process {
 		p.grow("", true)
 		close(p.done)
 	}()
-	t.Cleanup(func() {
-		cancel()
-		<-p.done
-	})
+	t.Cleanup(p.Kill)
 	return p
+}
+
+// Kill ends the command, wherever it is.
+func (p *Process) Kill() {
+	p.kill()
+	<-p.done
 }
 
 // Terminal starts a command as a user on a terminal of its own, as after a login by ssh: what asks people will ask.

@@ -36,7 +36,13 @@ func Progress(fraction float64, files, bytes int64) string {
 func Done(files, bytes int64) string { return fmt.Sprintf("done %d %d", files, bytes) }
 
 // Error is the text when the work was given up. Its reason becomes one line.
-func Error(reason string) string { return "error " + clean(reason) }
+func Error(reason string) string { return "error " + escape.Replace(clean(reason)) }
+
+// systemd takes backslashes out of STATUS=, and a quoted name then has another one.
+var (
+	escape   = strings.NewReplacer("%", "%25", `\`, "%5c")
+	unescape = strings.NewReplacer("%25", "%", "%5c", `\`)
+)
 
 func detail(files, bytes int64) string { return fmt.Sprintf("%d files, %d bytes", files, bytes) }
 
@@ -75,7 +81,7 @@ func ParseStatus(text string) Report {
 		}
 		return Report{Progress: 1, Done: true, Files: files, Bytes: bytes, Detail: detail(files, bytes)}
 	case "error":
-		if r.Failed = clean(rest); r.Failed == "" {
+		if r.Failed = clean(unescape.Replace(rest)); r.Failed == "" {
 			r.Failed = "no reason given"
 		}
 	}
@@ -91,7 +97,7 @@ func clean(text string) string {
 		return r
 	}, strings.ToValidUTF8(text, "?"))
 	if len(text) > maxText {
-		cut := maxText
+		cut := maxText - len("…")
 		for !utf8.RuneStart(text[cut]) {
 			cut--
 		}

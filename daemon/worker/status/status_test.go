@@ -19,11 +19,19 @@ func TestRoundTrip(t *testing.T) {
 		{Done(12, 345), Report{Progress: 1, Done: true, Files: 12, Bytes: 345, Detail: "12 files, 345 bytes"}},
 		{Error("disk full"), Report{Progress: -1, Failed: "disk full"}},
 		{Error("two\nlines\x1b[31m"), Report{Progress: -1, Failed: "two lines [31m"}},
+		{Error(`"a\nb\\": 100%5c %`), Report{Progress: -1, Failed: `"a\nb\\": 100%5c %`}},
 		{Error(""), Report{Progress: -1, Failed: "no reason given"}},
 	} {
 		if got := ParseStatus(c.text); got != c.want {
 			t.Errorf("%q: got %+v, want %+v", c.text, got, c.want)
 		}
+	}
+}
+
+// What is on its way must not have what systemd changes.
+func TestWhatSystemdWouldChange(t *testing.T) {
+	if text := Error(`a\b`); strings.Contains(text, `\`) {
+		t.Error(text)
 	}
 }
 
