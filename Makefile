@@ -7,6 +7,7 @@
 # sudo make fault     crash points, full and failing disks, broken databases, buses and polkits: a table, dist/fault.json
 # sudo make abuse     what hostile users, files and servers can do: a table, dist/abuse.json
 # sudo make bench     what takes how long beside what systemd takes: a table, dist/bench.json
+# make tables         the tables that were made last, into docs
 # make lint           formatting, go vet, staticcheck
 # make install        what the package installs, below DESTDIR
 # make clean
@@ -23,7 +24,7 @@ export PATH := $(PATH):/usr/local/go/bin
 # A Go older than go.mod, or staticcheck, asks for may fetch that one; Debian's would not, left to itself.
 export GOTOOLCHAIN ?= auto
 
-.PHONY: all deps build package demo test chaos fault abuse bench vm lint install clean
+.PHONY: all deps build package demo test chaos fault abuse tables vm lint install clean
 
 all: build
 
@@ -80,6 +81,14 @@ abuse: package
 	failed=0; $(RINGS) LEFT4_FULL=1 LEFT4_REPORT=$(CURDIR)/dist/abuse.rows \
 		go test -json -count=1 -parallel=1 -timeout=120m ./test/ring -run '^TestAbuse' | go run ./test/tally || failed=$$?; \
 	go run ./test/report/cmd/left4-report dist/abuse.rows dist/abuse.json; exit $$failed
+
+# docs/RELIABILITY.md and docs/PERFORMANCE.md hold the tables and plots that were made last.
+tables:
+	for table in fault abuse; do \
+		[[ ! -e dist/$$table.rows ]] || go run ./test/report/cmd/left4-report -doc docs/RELIABILITY.md dist/$$table.rows dist/$$table.json; \
+	done
+	[[ ! -e dist/bench.rows ]] || go run ./test/report/cmd/left4-report -doc docs/PERFORMANCE.md dist/bench.rows dist/bench.json
+	[[ ! -e dist/plots ]] || cp dist/plots/*.svg docs
 
 # What took how long is part of what it prints. LEFT4_VM names the Debians to emulate; no KVM is needed.
 vm: package

@@ -2,7 +2,8 @@
 //
 //	left4-report [-doc FILE.md] ROWS OUT.json
 //
-// With -doc it also replaces what stands in that file between the lines "<!-- table -->" and "<!-- end of table -->".
+// With -doc it also replaces what stands in that file between the lines "<!-- TABLE -->" and "<!-- end of TABLE -->",
+// where TABLE is what the rows name.
 package main
 
 import (
@@ -13,11 +14,6 @@ import (
 	"strings"
 
 	"left4.me/left4/test/report"
-)
-
-const (
-	begin = "<!-- table -->\n"
-	end   = "<!-- end of table -->\n"
 )
 
 func main() {
@@ -63,10 +59,14 @@ func replace(doc string, r report.Report) error {
 	if err != nil {
 		return err
 	}
+	if len(r.Rows) == 0 {
+		return fmt.Errorf("cannot replace a table of %s: there are no rows", doc)
+	}
+	begin, end := "<!-- "+r.Rows[0].Table+" -->\n", "<!-- end of "+r.Rows[0].Table+" -->\n"
 	before, rest, ok := strings.Cut(string(text), begin)
 	_, after, ok2 := strings.Cut(rest, end)
 	if !ok || !ok2 {
-		return fmt.Errorf("cannot replace the table of %s: it has no lines %q and %q", doc, begin, end)
+		return fmt.Errorf("cannot replace a table of %s: it has no lines %q and %q", doc, begin, end)
 	}
 	var table strings.Builder
 	if err := r.WriteMarkdown(&table); err != nil {
