@@ -36,6 +36,7 @@ const (
 	maxText      = 255
 	maxArguments = 256
 	maxArgument  = 1024
+	maxCommand   = 24 << 10 // all arguments: those of an instance and its blueprint fit a line of its unit, each byte escaped
 	maxLines     = 1000
 	maxLine      = 511
 	maxOverlays  = 499
@@ -108,7 +109,7 @@ func (c Changes) apply(def *store.Instance) error {
 		case "always", "on-failure", "no":
 			def.Restart = *c.Restart
 		default:
-			return errorf(InvalidArgument, "restart %q is not known: use always, on-failure or no", *c.Restart)
+			return errorf(InvalidArgument, "restart %q is not known: use always, on-failure or no", shorten(*c.Restart))
 		}
 	}
 	if c.Limits != nil {
@@ -178,9 +179,16 @@ func checkArguments(arguments []string) error {
 	if len(arguments) > maxArguments {
 		return errorf(InvalidArgument, "there are %d arguments, at most %d are allowed", len(arguments), maxArguments)
 	}
+	all := 0
 	for _, a := range arguments {
 		if err := checkText("argument", a, maxArgument); err != nil {
 			return err
+		}
+		if err := units.CheckArgument(a); err != nil {
+			return errorf(InvalidArgument, "%v", err)
+		}
+		if all += len(a) + len(` ""`); all > maxCommand {
+			return errorf(InvalidArgument, "the arguments have more than %d bytes together", maxCommand)
 		}
 		if a == "" {
 			return errorf(InvalidArgument, "an empty argument is not allowed: srcds_run would drop it")
@@ -189,12 +197,15 @@ func checkArguments(arguments []string) error {
 		if strings.ContainsFunc(a, unicode.IsSpace) || strings.ContainsAny(a, "*?[") {
 			return errorf(InvalidArgument, "argument %q is not allowed: srcds_run would split it at blanks and expand * ? [; put text with blanks into config", shorten(a))
 		}
-		// The engine compares its options without regard to case.
-		word := strings.ToLower(a)
+		if a[0] == '@' {
+			return errorf(InvalidArgument, "argument %q is not allowed: the engine would read more arguments from a file of that name", shorten(a))
+		}
+		// The engine takes quotes away, and compares its options without regard to case.
+		word := strings.ToLower(strings.ReplaceAll(a, `"`, ""))
 		if word == "rcon_password" {
 			return errorf(InvalidArgument, "argument %q is not allowed: left4 sets the RCON password where no other user can read it", a)
 		}
-		if word[0] != '-' && word[0] != '+' {
+		if word == "" || word[0] != '-' && word[0] != '+' {
 			continue
 		}
 		switch {

@@ -249,7 +249,7 @@ func (d *Daemon) ListFiles(ctx context.Context, overlay, dir string, revision ui
 	}
 	defer unix.Close(fd)
 	entries, more, err := units.ListDir(fd, name, maxEntries)
-	return entries, more, pathFailure(overlay, dir, err)
+	return entries, more, pathFailure(overlay, name, err)
 }
 
 // OpenFile opens a file of an overlay's revision for reading, 0 = the current one. Errors: NoSuchOverlay,
@@ -269,18 +269,19 @@ func (d *Daemon) OpenFile(overlay, file string, revision uint32) (*os.File, erro
 	defer unix.Close(dir)
 	fd, err := units.OpenBeneath(dir, name, unix.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
-		return nil, pathFailure(overlay, file, err)
+		return nil, pathFailure(overlay, name, err)
 	}
 	f := os.NewFile(uintptr(fd), name)
 	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
 		f.Close()
-		return nil, errorf(InvalidArgument, "%s in overlay %s is no file", file, overlay)
+		return nil, errorf(InvalidArgument, "%s in overlay %s is no file", units.FileText(name), overlay)
 	}
 	return f, nil
 }
 
-// pathFailure says what is wrong with a caller's path.
-func pathFailure(overlay, file string, err error) error {
+// pathFailure says what is wrong with a caller's path. It is written as left4 writes it: the caller may have left control characters in it.
+func pathFailure(overlay, name string, err error) error {
+	file := units.FileText(name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return errorf(InvalidArgument, "overlay %s has no %s", overlay, file)

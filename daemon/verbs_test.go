@@ -237,16 +237,33 @@ func TestCreateRefuses(t *testing.T) {
 }
 
 func TestArguments(t *testing.T) {
-	for _, ok := range [][]string{{"+map", "c1m1_hotel"}, {"-ip", "10.0.0.1"}, {"+sv_lan", "0"}, {"-tickrate", "60"}, {"port"}, {"$HOME", "%n", `"q"`, `\`, ";"}} {
+	for _, ok := range [][]string{{"+map", "c1m1_hotel"}, {"-ip", "10.0.0.1"}, {"+sv_lan", "0"}, {"-tickrate", "60"}, {"port"}, {"$HOME", "%n", `"q"`, `"`, `\`, ";", "a@b"}} {
 		if err := checkArguments(ok); err != nil {
 			t.Errorf("%q: %v", ok, err)
 		}
 	}
 	for _, bad := range []string{"", "x -port 1", "a\tb", "a\nb", "*", "c?", "[a]", "-port", "-PORT", "+hostport", "+rcon_password", "rcon_password", "-game",
-		"-norestart", "-strictportbind", "-fork", "-netconport", "-binary", "-pidfile", "-debug", "-autoupdate", "-steam_dir", "-help", "a\x00", "\xff", "a\u00a0b", strings.Repeat("a", 2000)} {
+		"-norestart", "-strictportbind", "-fork", "-netconport", "-binary", "-pidfile", "-debug", "-autoupdate", "-steam_dir", "-help", `"-netconport"`, `-net"conport`, `"+rcon_password"`, `"rcon_password`, "@more", "\ufffe", "a\x00", "\xff", "a\u00a0b", strings.Repeat("a", 2000)} {
 		if err := checkArguments([]string{bad}); err == nil || AsError(err).Code != InvalidArgument {
 			t.Errorf("%q: %v, want InvalidArgument", bad, err)
 		}
+	}
+}
+
+// What may be stored can be started: the longest arguments of an instance and of its blueprint fit its unit, whatever they hold.
+func TestTheLongestArguments(t *testing.T) {
+	var all []string
+	for size := 0; size+maxArgument+3 <= maxCommand; size += maxArgument + 3 {
+		all = append(all, strings.Repeat(`\`, maxArgument))
+	}
+	if err := checkArguments(all); err != nil {
+		t.Fatal(err)
+	}
+	if err := checkArguments(append(all, all...)); err == nil || AsError(err).Code != InvalidArgument {
+		t.Errorf("%v, want InvalidArgument", err)
+	}
+	if _, err := (units.Server{Name: "a", Command: append(append([]string{"/bin/x"}, all...), all...)}).DropIn(); err != nil {
+		t.Error(err)
 	}
 }
 

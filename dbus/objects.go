@@ -213,7 +213,7 @@ func (s *Server) getProperty(c *call) ([]any, error) {
 	}
 	value, ok := all[name]
 	if !ok {
-		return nil, dbusError("org.freedesktop.DBus.Error.UnknownProperty", "there is no property %q", name)
+		return nil, dbusError("org.freedesktop.DBus.Error.UnknownProperty", "there is no property %q", shorten(name))
 	}
 	return []any{value}, nil
 }
@@ -236,7 +236,7 @@ func (s *Server) propertiesOf(c *call, iface string) (map[string]dbus.Variant, e
 		}
 	}
 	if !known {
-		return nil, dbusError("org.freedesktop.DBus.Error.UnknownInterface", "%s has no interface %q", c.path, iface)
+		return nil, dbusError("org.freedesktop.DBus.Error.UnknownInterface", "%s has no interface %q", c.path, shorten(iface))
 	}
 	return all, nil
 }

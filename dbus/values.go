@@ -65,9 +65,17 @@ func (d *dict) end() error {
 			keys = append(keys, key)
 		}
 		sort.Strings(keys)
-		d.fail("%s %q is not known", d.what, keys[0])
+		d.fail("%s %q is not known", d.what, shorten(keys[0]))
 	}
 	return d.err
+}
+
+// shorten keeps what a caller made up short in errors, which stand in the journal too.
+func shorten(text string) string {
+	if len(text) > 80 {
+		return text[:80] + "…"
+	}
+	return text
 }
 
 // changes reads a config.

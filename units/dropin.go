@@ -187,7 +187,7 @@ func description(name, label string) string {
 		switch {
 		case unicode.IsControl(r), r == '\u2028', r == '\u2029':
 			b.WriteByte(' ')
-		case noncharacter(r):
+		case noncharacter(r), unicode.Is(unicode.Bidi_Control, r): // systemctl would turn the direction of the whole line
 			b.WriteRune(unicode.ReplacementChar)
 		case r == '%':
 			b.WriteString("%%")
@@ -217,17 +217,8 @@ func execLine(command []string) (string, error) {
 	}
 	var words []string
 	for i, word := range command {
-		for _, r := range word {
-			if unicode.IsControl(r) {
-				return "", fmt.Errorf("argument %q has a control character", word)
-			}
-			if noncharacter(r) {
-				return "", fmt.Errorf("argument %q has the character %U, which systemd takes for invalid", word, r)
-			}
-		}
-		// Not even escaped: PID 1 sends the arguments over the bus, where they must be UTF-8.
-		if !utf8.ValidString(word) {
-			return "", fmt.Errorf("argument %q is not UTF-8", word)
+		if err := CheckArgument(word); err != nil {
+			return "", err
 		}
 		if i == 0 {
 			word = ":" + word
@@ -235,6 +226,23 @@ func execLine(command []string) (string, error) {
 		words = append(words, execWord(word))
 	}
 	return strings.Join(words, " "), nil
+}
+
+// CheckArgument tells what systemd would not take in an argument of a command.
+func CheckArgument(word string) error {
+	for _, r := range word {
+		if unicode.IsControl(r) {
+			return fmt.Errorf("argument %q has a control character", word)
+		}
+		if noncharacter(r) {
+			return fmt.Errorf("argument %q has the character %U, which systemd takes for invalid", word, r)
+		}
+	}
+	// Not even escaped: PID 1 sends the arguments over the bus, where they must be UTF-8.
+	if !utf8.ValidString(word) {
+		return fmt.Errorf("argument %q is not UTF-8", word)
+	}
+	return nil
 }
 
 func execWord(word string) string {

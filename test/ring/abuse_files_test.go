@@ -236,14 +236,10 @@ pe'`, `pi\npe: it is a pipe`},
 			"a link":       {`rm "$1"; ln -s /root/secret "$1"`, "cannot edit left4dead2/kept.txt: "},
 			"a pipe":       {`rm "$1"; mkfifo "$1"`, "cannot edit left4dead2/kept.txt: the editor left no file"},
 			"a directory":  {`rm "$1"; mkdir "$1"`, "cannot edit left4dead2/kept.txt: the editor left no file"},
-			"a terabyte":   {`truncate -s 65G "$1"`, "it has more than 68719476736 bytes"},
 			"nothing":      {`rm "$1"`, "cannot edit left4dead2/kept.txt: "},
 			"a socket":     {`rm "$1"; python3 -c 'import socket, sys; socket.socket(socket.AF_UNIX).bind(sys.argv[1])' "$1"`, "cannot edit left4dead2/kept.txt: "},
 			"its own link": {`rm "$1"; ln -s "$1" "$1"`, "cannot edit left4dead2/kept.txt: "},
 		} {
-			if what == "a terabyte" && !full() {
-				continue // the editor's file is read once to find out that it has changed
-			}
 			p.WriteFile(t, "/root/editor", "#!/bin/sh -e\n"+c.script+"\n", 0o755)
 			r := p.Try("env", "EDITOR=/root/editor", "left4ctl", "overlay", "edit", "sm", "left4dead2/kept.txt")
 			if r.Code != 1 || !strings.Contains(r.Err, c.want) {
