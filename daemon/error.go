@@ -56,9 +56,12 @@ func (e *doing) Unwrap() error { return e.err }
 func cannot(verb, name string, err error) error {
 	text := err.Error()
 	var failed *units.JobError
+	var need *units.NeedError
 	switch {
 	case errors.As(err, &failed):
 		text = failed.Reason()
+	case errors.As(err, &need):
+		text = need.Error()
 	case errors.Is(err, units.ErrMasked):
 		text = units.ErrMasked.Error()
 	case errors.Is(err, units.ErrLost):

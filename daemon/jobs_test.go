@@ -417,10 +417,11 @@ func TestAStopTellsThatItsStartWasKilled(t *testing.T) {
 func TestWhatCannotBeDone(t *testing.T) {
 	job := &units.JobError{Unit: "left4-server@a.service", Verb: "start", Result: "dependency", Need: "broken.service"}
 	for want, err := range map[string]error{
-		"cannot start a: broken.service, which it needs, failed": fmt.Errorf("cannot wait: %w", job),
-		"cannot start a: the unit is masked":                     fmt.Errorf("cannot start left4-server@a.service: %w", units.ErrMasked),
-		"cannot start a: no space left":                          errors.New("no space left"),
-		"cannot start a: cannot copy the files of b: too many":   errors.New("cannot copy the files of b: too many"),
+		"cannot start a: broken.service, which it needs, failed":  fmt.Errorf("cannot wait: %w", job),
+		"cannot start a: the unit is masked":                      fmt.Errorf("cannot start left4-server@a.service: %w", units.ErrMasked),
+		"cannot start a: b.service, which it needs, is not there": fmt.Errorf("cannot start left4-server@a.service: %w", &units.NeedError{Unit: "b.service"}),
+		"cannot start a: no space left":                           errors.New("no space left"),
+		"cannot start a: cannot copy the files of b: too many":    errors.New("cannot copy the files of b: too many"),
 	} {
 		if got := cannot("start", "a", err); got.Error() != want || !errors.Is(got, err) {
 			t.Errorf("%q, want %q", got, want)

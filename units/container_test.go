@@ -381,6 +381,15 @@ func TestSystemdTellsWhyNot(t *testing.T) {
 			t.Errorf("not told as masked")
 		}
 	})
+	t.Run("what it needs is masked", func(t *testing.T) {
+		link := filepath.Join(m.config.Dir, OverlayUnit("t-a"))
+		m.ok(os.Symlink(os.DevNull, link))
+		defer os.Remove(link)
+		var need *NeedError
+		if err := m.Start(ctx, unit); !errors.As(err, &need) || need.Unit != OverlayUnit("t-a") || errors.Is(err, ErrMasked) {
+			t.Errorf("start says %v", err)
+		}
+	})
 	t.Run("no unit", func(t *testing.T) {
 		if err := m.Start(ctx, "left4-nothing-t.service"); !errors.Is(err, ErrNoUnit) {
 			t.Errorf("start says %v", err)

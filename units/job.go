@@ -46,8 +46,21 @@ func (e *JobError) Reason() string {
 	return reason
 }
 
+// NeedError tells that a unit was not started because of another one, which it needs: ErrMasked or ErrNoUnit.
+type NeedError struct {
+	Unit string
+	err  error
+}
+
+func (e *NeedError) Error() string {
+	if e.err == ErrMasked {
+		return e.Unit + ", which it needs, is masked"
+	}
+	return e.Unit + ", which it needs, is not there"
+}
+
 // Start starts the unit and waits until that is done: for the server's unit, until its program runs. It fails with
-// *JobError when the unit is down after that, with ErrNoUnit, ErrMasked, or ctx.Err(): the end of ctx ends the waiting,
+// *JobError when the unit is down after that, with *NeedError, ErrNoUnit, ErrMasked, or ctx.Err(): the end of ctx ends the waiting,
 // not systemd's job. Starting what runs is a success.
 //
 // systemd counts starts by people too against StartLimitBurst=: call ResetFailed before a start that somebody wants.
@@ -86,6 +99,9 @@ func (s *Systemd) queue(ctx context.Context, verb, method, unit string) (wait fu
 		s.forget(job)
 		if verb == "stop" && errors.Is(err, ErrNoUnit) {
 			return func(context.Context) error { return nil }, nil
+		}
+		if about := (*unitError)(nil); errors.As(err, &about) && about.unit != "" && about.unit != unit {
+			err = &NeedError{about.unit, about.err}
 		}
 		return nil, fmt.Errorf("cannot %s %s: %w", verb, unit, err)
 	}

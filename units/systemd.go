@@ -459,11 +459,29 @@ func errorName(err error) string {
 func busError(err error) error {
 	switch errorName(err) {
 	case busName + ".NoSuchUnit":
-		return ErrNoUnit
+		return &unitError{namedUnit(err), ErrNoUnit}
 	case busName + ".UnitMasked":
-		return ErrMasked
+		return &unitError{namedUnit(err), ErrMasked}
 	}
 	return err
+}
+
+// unitError is ErrNoUnit or ErrMasked, and which unit systemd says that it is about, "" = it says none: not always the one
+// that was asked for.
+type unitError struct {
+	unit string
+	err  error
+}
+
+func (e *unitError) Error() string { return e.err.Error() }
+func (e *unitError) Unwrap() error { return e.err }
+
+// namedUnit is the unit in "Unit left4-overlay@a.service is masked." or "… not found.".
+func namedUnit(err error) string {
+	if f := strings.Fields(err.Error()); len(f) > 2 && f[0] == "Unit" {
+		return f[1]
+	}
+	return ""
 }
 
 // dialBus connects to the first unix address of the system bus that answers.
