@@ -118,7 +118,8 @@ func (t *Tracee) describe(tid, nr int, args [6]uint64) (Call, bool) {
 			return c, true
 		}
 		info, err := os.Stat(fmt.Sprintf("/proc/%d/fd/%d", tid, int32(args[h.a])))
-		return c, err == nil && info.Mode().IsRegular() && !strings.HasPrefix(c.On, "/memfd:")
+		// What is no file of a file system, such as an eventfd, has no kind, which Go takes for a regular file.
+		return c, err == nil && info.Mode().IsRegular() && strings.HasPrefix(c.On, "/") && !strings.HasPrefix(c.On, "/memfd:")
 	}
 	return c, true
 }
