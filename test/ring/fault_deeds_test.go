@@ -25,10 +25,10 @@ type faulty struct {
 	talk
 	t       *testing.T
 	signals chan *dbus.Signal
-	asking  atomic.Bool // a verb has been asked for and is not answered yet
-	count   int         // makes what is written differ from what was there
-	tar     string      // of the game, on the host
-	older   uint32      // the revision to roll back to
+	asking  *atomic.Bool // a verb has been asked for and is not answered yet
+	count   *int         // makes what is written differ from what was there
+	tar     string       // of the game, on the host
+	older   uint32       // the revision to roll back to
 	calm    map[string]int
 }
 
@@ -44,7 +44,7 @@ func newFaulty(t *testing.T, m *Machine) *faulty {
 	if !trace.Supported {
 		t.Skip("programs are traced on amd64 only")
 	}
-	f := &faulty{play: play{m, t}, t: t, signals: make(chan *dbus.Signal, 64)}
+	f := &faulty{play: play{m, t}, t: t, signals: make(chan *dbus.Signal, 64), asking: new(atomic.Bool), count: new(int)}
 	f.install()
 	f.Run(t, "tar", "-C", "/root/game", "-cf", "/root/game.tar", ".")
 	f.tar = m.hostPath("/root/game.tar")
@@ -76,6 +76,13 @@ func newFaulty(t *testing.T, m *Machine) *faulty {
 	return f
 }
 
+// in is the same for a part of the test.
+func (f *faulty) in(t *testing.T) *faulty {
+	part := *f
+	part.t, part.play.t = t, t
+	return &part
+}
+
 // config is an a{sv}.
 type config map[string]any
 
@@ -98,8 +105,8 @@ func (c config) variants() map[string]dbus.Variant {
 
 // next is a number that was not there before.
 func (f *faulty) next() int {
-	f.count++
-	return f.count
+	*f.count++
+	return *f.count
 }
 
 // outcome is what became of a verb that was asked for.
@@ -319,13 +326,17 @@ var deeds = []deed{
 		n := f.next()
 		return f.ask("ConfigureInstance", victim, config{"label": fmt.Sprintf("label %d", n), "limits": config{"MemoryMax": uint64(1<<30 + 4096*n)}}, config{})
 	}, nil, false},
+	{"take a limit away", func(f *faulty) {
+		f.running(victim)
+		f.must("ConfigureInstance", victim, config{"limits": config{"TasksMax": uint64(100 + f.next())}}, config{})
+	}, call("ConfigureInstance", victim, config{"limits": config{}}, config{}), nil, false},
 	{"initialize", func(f *faulty) { f.fresh(victim) }, call("InitializeInstance", victim, config{}, config{}), nil, true},
 	{"initialize anew", func(f *faulty) { f.absent(other) }, call("InitializeInstance", other, config{"label": "new"}, config{}), nil, false},
 	{"start", func(f *faulty) { f.fresh(victim) }, call("StartInstance", victim, config{}), nil, true},
 	{"stop", func(f *faulty) { f.running(victim) }, call("StopInstance", victim, config{}), nil, true},
 	{"restart", func(f *faulty) {
 		f.running(victim)
-		f.must("ConfigureInstance", victim, config{"config": []string{fmt.Sprintf("sv_tags %d", f.next())}, "hostname": fmt.Sprint("host ", f.count)}, config{})
+		f.must("ConfigureInstance", victim, config{"config": []string{fmt.Sprintf("sv_tags %d", f.next())}, "hostname": fmt.Sprint("host ", *f.count)}, config{})
 	}, call("RestartInstance", victim, config{}), nil, true},
 	{"restart, nothing new", func(f *faulty) { f.running(victim) }, call("RestartInstance", victim, config{}), nil, false},
 	{"kill", func(f *faulty) { f.running(victim) }, call("KillInstance", victim, config{}), nil, false},
