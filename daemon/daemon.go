@@ -214,6 +214,7 @@ func (d *Daemon) Begin(ctx context.Context, serve func() error) error {
 	if err := d.begin(ctx, serve); err != nil {
 		return err
 	}
+	d.giveOwedLimits()
 	d.collectSoon()
 	d.pruneJobs()
 	return nil

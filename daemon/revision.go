@@ -594,6 +594,11 @@ func (d *Daemon) sweep() error {
 			}
 		}
 	}
+	for _, in := range d.Instances() {
+		if err := d.Config.Sweep(in.Name); err != nil {
+			d.Log.Warn("cannot remove what was being written for an instance", "instance", in.Name, "error", err)
+		}
+	}
 	dirs := map[string]uint32{"overlays": store.Game, layerDir(store.Game): store.Game}
 	for _, o := range d.Overlays() {
 		dirs[layerDir(o.ID)] = o.ID

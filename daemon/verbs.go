@@ -213,18 +213,40 @@ func (d *Daemon) limit(name string, old units.Limits) error {
 	}
 	ctx, cancel := context.WithTimeout(d.ctx, undoTime)
 	defer cancel()
+	if err := d.Config.OweLimits(name); err != nil {
+		return err
+	}
 	// The drop-in first: it is what holds from the next reload or boot on.
 	if _, err := d.Config.WriteDropIn(d.unitOf(in.Instance, d.spec(in.Instance))); err != nil {
 		return err
 	}
 	if gone(old, in.Effective.Limits) {
 		// Only a reload brings back the default.
-		if err := d.freshen(ctx, name); err != nil {
-			return err
+		if err = d.freshen(ctx, name); err == nil {
+			err = d.Units.RenewLimits(ctx, units.ServerUnit(name))
 		}
-		return d.Units.RenewLimits(ctx, units.ServerUnit(name))
+	} else {
+		err = d.Units.SetLimits(ctx, units.ServerUnit(name), in.Effective.Limits)
 	}
-	return d.Units.SetLimits(ctx, units.ServerUnit(name), in.Effective.Limits)
+	if err != nil {
+		return err
+	}
+	return d.Config.LimitsGiven(name)
+}
+
+// giveOwedLimits gives the limits that a killed left4d had stored for running servers, and had not given them yet.
+func (d *Daemon) giveOwedLimits() {
+	// Nobody knows what there was before.
+	any := uint64(1)
+	old := units.Limits{MemoryMax: &any, MemoryHigh: &any, TasksMax: &any, CPUQuotaPerSecUSec: &any, AllowedCPUs: []byte{}}
+	for _, in := range d.Instances() {
+		if in.State == Stopped || in.State == FailedState || !d.Config.LimitsOwed(in.Name, in.Effective.Limits) {
+			continue
+		}
+		if err := d.limit(in.Name, old); err != nil {
+			d.Log.Warn("cannot give a running server its limits", "instance", in.Name, "error", err)
+		}
+	}
 }
 
 // gone tells whether a limit was taken away.

@@ -341,6 +341,39 @@ func TestUnfinishedJobsAreTakenUpAgain(t *testing.T) {
 	}
 }
 
+// Limits that were stored when left4d was killed would else show, and not hold, until the server's next start.
+func TestLimitsThatWereNotGivenAreGivenLater(t *testing.T) {
+	w := newWorld(t)
+	w.create("a", Changes{})
+	w.do(w.StartInstance, "a", JobDone)
+	def, _ := w.Instance("a")
+	limit := uint64(1 << 30)
+	def.Instance.Limits.V.MemoryMax = &limit
+	if err := w.Store.UpdateInstance(&def.Instance, PortRange); err != nil {
+		t.Fatal(err)
+	}
+	told := func() int {
+		return w.units.Count("renew-limits left4-server@a") + w.units.Count("set-limits left4-server@a")
+	}
+	w.again()
+	text, err := os.ReadFile(filepath.Join(w.root, "etc/left4-server@a.service.d/10-left4.conf"))
+	if err != nil || !strings.Contains(string(text), "\nMemoryMax=1073741824\n") || told() != 1 {
+		t.Errorf("told %d times, %v, the drop-in is\n%s", told(), err, text)
+	}
+	w.again()
+	if told() != 1 {
+		t.Error("limits that are given are given again")
+	}
+	// It had come as far as the drop-in.
+	if err := w.Config.OweLimits("a"); err != nil {
+		t.Fatal(err)
+	}
+	w.again()
+	if told() != 2 || w.Config.LimitsOwed("a", units.Limits{MemoryMax: &limit}) {
+		t.Errorf("told %d times", told())
+	}
+}
+
 // A stop whose end a full disk kept from the database must not be done again over the start that came after it.
 func TestAnOvertakenJobIsNotDoneAgain(t *testing.T) {
 	w := newWorld(t)

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -21,6 +22,10 @@ import (
 // dropInName sorts before what "systemctl set-property" (50-…) and "systemctl edit" (override.conf) write:
 // systemd applies drop-ins in the order of their file names, so an administrator's word is the last.
 const dropInName = "10-left4.conf"
+
+// newDropIn is the drop-in until it is whole. One name, not a random one: what a crash leaves is overwritten the next time.
+// systemd reads only *.conf.
+const newDropIn = "." + dropInName + ".new"
 
 // maxLine bounds a line of the drop-in, in bytes. systemd refuses the whole file above 1 MiB, and the kernel
 // a single argument above 128 KiB.
@@ -312,8 +317,7 @@ func (c Config) writeDropIn(name string, data []byte) (changed bool, err error) 
 	if err := dropRuntimeLimits(c.controlDir(), ServerUnit(name), allLimits); err != nil {
 		return false, err
 	}
-	// One name, not a random one: what a crash leaves is overwritten the next time. systemd reads only *.conf.
-	temp := "." + dropInName + ".new"
+	const temp = newDropIn
 	if err := unix.Unlinkat(int(dir.Fd()), temp, 0); err != nil && err != unix.ENOENT {
 		return false, &fs.PathError{Op: "remove", Path: filepath.Join(dir.Name(), temp), Err: err}
 	}
@@ -371,10 +375,7 @@ func (c Config) removeDropIn(name string) error {
 			return err
 		}
 	}
-	if err := c.RememberExit(name, ""); err != nil {
-		return err
-	}
-	return c.ClearStale(name)
+	return errors.Join(c.RememberExit(name, ""), c.LimitsGiven(name), c.ClearStale(name))
 }
 
 // Stale reports whether the instance's drop-in was changed and nobody has said since, by ClearStale, that systemd
@@ -389,24 +390,81 @@ func (c Config) ClearStale(name string) error {
 	if !ValidName(name) {
 		return fmt.Errorf("%q cannot name an instance", name)
 	}
-	if err := os.Remove(c.staleMark(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return nil
+	return removeMark(c.staleMark(name))
 }
 
-func (c Config) markStale(name string) error {
-	if err := os.MkdirAll(filepath.Dir(c.staleMark(name)), 0o755); err != nil {
+func (c Config) markStale(name string) error { return setMark(c.staleMark(name)) }
+
+func (c Config) staleMark(name string) string { return filepath.Join(c.RunDir, "stale", name) }
+
+// OweLimits remembers, until LimitsGiven, that the limits of a running server are being changed: a left4d that is killed
+// meanwhile may have told systemd a part of it.
+func (c Config) OweLimits(name string) error {
+	if !ValidName(name) {
+		return fmt.Errorf("%q cannot name an instance", name)
+	}
+	return setMark(c.limitsMark(name))
+}
+
+// LimitsGiven ends OweLimits.
+func (c Config) LimitsGiven(name string) error {
+	if !ValidName(name) {
+		return fmt.Errorf("%q cannot name an instance", name)
+	}
+	return removeMark(c.limitsMark(name))
+}
+
+// LimitsOwed reports whether a server may have other limits than l, which are those of its definition: because OweLimits
+// has not been ended, or because its drop-in says something else.
+func (c Config) LimitsOwed(name string, l Limits) bool {
+	if !ValidName(name) {
+		return false
+	}
+	if _, err := os.Lstat(c.limitsMark(name)); err == nil {
+		return true
+	}
+	text, err := os.ReadFile(filepath.Join(c.Dir, ServerUnit(name)+".d", dropInName))
+	if err != nil {
+		return false // it was never started by left4d
+	}
+	var found []string
+	for line := range strings.Lines(string(text)) {
+		key, _, _ := strings.Cut(line, "=")
+		switch key {
+		case "MemoryHigh", "MemoryMax", "TasksMax", "CPUQuota", "AllowedCPUs":
+			found = append(found, strings.TrimSuffix(line, "\n"))
+		}
+	}
+	return !slices.Equal(found, l.lines())
+}
+
+func (c Config) limitsMark(name string) string { return filepath.Join(c.RunDir, "limits", name) }
+
+func setMark(path string) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
-	f, err := os.OpenFile(c.staleMark(name), os.O_WRONLY|os.O_CREATE|unix.O_NOFOLLOW, 0o644)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|unix.O_NOFOLLOW, 0o644)
 	if err != nil {
 		return err
 	}
 	return f.Close()
 }
 
-func (c Config) staleMark(name string) string { return filepath.Join(c.RunDir, "stale", name) }
+func removeMark(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// Sweep removes what a killed left4d was writing for an instance and nobody may take up again.
+func (c Config) Sweep(name string) error {
+	if !ValidName(name) {
+		return fmt.Errorf("%q cannot name an instance", name)
+	}
+	return errors.Join(removeMark(filepath.Join(c.Dir, ServerUnit(name)+".d", newDropIn)), removeMark(c.exitFile(name)+".new"))
+}
 
 // RememberExit keeps how a server ended, until the next boot: PID 1 forgets it with the unit. "" forgets it here too.
 func (c Config) RememberExit(name, cause string) error {

@@ -359,6 +359,42 @@ func TestWriteDropInOnlyWhenItChanges(t *testing.T) {
 	}
 }
 
+// What a killed left4d was writing goes, and limits that it may not have given are known.
+func TestWhatAKilledLeft4dWasWriting(t *testing.T) {
+	c := testConfig(t)
+	limits := Limits{MemoryMax: number(1 << 30), AllowedCPUs: []byte{3}}
+	if c.LimitsOwed("a", limits) {
+		t.Error("a server that was never started has other limits")
+	}
+	_, err := c.WriteDropIn(Server{Name: "a", Command: []string{"/bin/x"}, Limits: limits})
+	noError(t, err)
+	noError(t, c.OweLimits("a"))
+	if !c.LimitsOwed("a", limits) {
+		t.Error("limits that are being given are forgotten")
+	}
+	noError(t, c.LimitsGiven("a"))
+	if c.LimitsOwed("a", limits) || !c.LimitsOwed("a", Limits{MemoryMax: number(1 << 30)}) || !c.LimitsOwed("a", Limits{MemoryMax: number(2 << 30), AllowedCPUs: []byte{3}}) {
+		t.Error("the limits of the drop-in are not those of its definition")
+	}
+
+	noError(t, c.RememberExit("a", "it crashed"))
+	dir := filepath.Join(c.Dir, "left4-server@a.service.d")
+	left := []string{filepath.Join(dir, ".10-left4.conf.new"), filepath.Join(c.RunDir, "exits/a.new")}
+	for _, name := range left {
+		noError(t, os.WriteFile(name, nil, 0o644))
+	}
+	noError(t, c.Sweep("a"))
+	noError(t, c.Sweep("b"))
+	for _, name := range left {
+		if _, err := os.Lstat(name); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s is left: %v", name, err)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(dir, "10-left4.conf")); err != nil || c.LastExit("a") != "it crashed" {
+		t.Errorf("what is whole is gone: %v", err)
+	}
+}
+
 func TestWriteDropInFollowsNoLink(t *testing.T) {
 	c := testConfig(t)
 	server := Server{Name: "a", Command: []string{"/bin/x"}}

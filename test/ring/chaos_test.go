@@ -293,15 +293,24 @@ func (c *mayhem) arrive(owner string) {
 	}
 }
 
-// pidfd holds a process of the machine, which has another number on the host.
+// pidfd holds a process of the machine.
 func (m *Machine) pidfd(pid int) (int, error) {
-	space, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", m.boot.init))
+	host, err := m.hostPID(pid)
 	if err != nil {
 		return -1, err
 	}
+	return unix.PidfdOpen(host, 0)
+}
+
+// hostPID is the number that a process of the machine has on the host.
+func (m *Machine) hostPID(pid int) (int, error) {
+	space, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", m.boot.init))
+	if err != nil {
+		return 0, err
+	}
 	all, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
-		return -1, err
+		return 0, err
 	}
 	for _, dir := range all {
 		status, _ := os.ReadFile(dir + "/status")
@@ -311,14 +320,10 @@ func (m *Machine) pidfd(pid int) (int, error) {
 			continue
 		}
 		if in, _ := os.Readlink(dir + "/ns/pid"); in == space {
-			host, err := strconv.Atoi(filepath.Base(dir))
-			if err != nil {
-				return -1, err
-			}
-			return unix.PidfdOpen(host, 0)
+			return strconv.Atoi(filepath.Base(dir))
 		}
 	}
-	return -1, fmt.Errorf("the host sees no process %d of the machine", pid)
+	return 0, fmt.Errorf("the host sees no process %d of the machine", pid)
 }
 
 func (c *mayhem) kill() error { return unix.PidfdSendSignal(c.victim, unix.SIGKILL, nil, 0) }

@@ -347,7 +347,8 @@ func (s *soundness) lookAtInstances(defined []string, disk diskState) {
 			s.wrong("%s: left4d tells the MainPID %v, systemd %d", name, pid, main)
 		}
 		one := map[bool]int{true: 1}[files == "active"]
-		if mounted[name] != one || marked != (one == 1) {
+		// What is remembered without a mount tells nothing, and the next mount removes it first.
+		if mounted[name] != one || one == 1 && !marked {
 			s.wrong("%s has %d mounts (remembered: %v), and the unit of its files is %q", name, mounted[name], marked, files)
 		}
 		if (files == "active") != runs {
@@ -356,6 +357,9 @@ func (s *soundness) lookAtInstances(defined []string, disk diskState) {
 		if runs != (disk.processes[name] > 0) {
 			s.wrong("%s has %d processes, and its unit is %q", name, disk.processes[name], server)
 		}
+		if limits, ok := told[name]["Limits"].Value().(map[string]dbus.Variant); ok && runs {
+			s.lookAtLimits(name, units[unit(name)].Object, limits)
+		}
 		if runs && (!rendered || !dropIn) {
 			s.wrong("%s runs, and is rendered: %v, has a drop-in: %v", name, rendered, dropIn)
 		}
@@ -363,6 +367,18 @@ func (s *soundness) lookAtInstances(defined []string, disk diskState) {
 	for name, pid := range s.untouched {
 		if now := s.mainPID(units[unit(name)].Object); now != pid {
 			s.wrong("nobody touched %s, its unit is %q, and its MainPID was %d and is %d", name, active[unit(name)], pid, now)
+		}
+	}
+}
+
+// lookAtLimits compares the limits that left4d tells with those that systemd has for the running server.
+func (s *soundness) lookAtLimits(name string, unit dbus.ObjectPath, told map[string]dbus.Variant) {
+	for _, key := range slices.Sorted(maps.Keys(told)) {
+		v, err := s.conn.Object("org.freedesktop.systemd1", unit).GetProperty("org.freedesktop.systemd1.Service." + key)
+		if err != nil {
+			s.wrong("systemd does not tell %s of %s: %v", key, name, err)
+		} else if want, ok := told[key].Value().(uint64); ok && v.Value() != want {
+			s.wrong("%s: left4d tells %s %d, systemd %v", name, key, want, v.Value())
 		}
 	}
 }
@@ -400,6 +416,9 @@ var (
 	instanceID = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,63}$`)
 )
 
+// limitFile is what systemd keeps of a limit that was set live.
+var limitFile = regexp.MustCompile(`^50-(MemoryMax|MemoryHigh|TasksMax|CPUQuota|AllowedCPUs)\.conf$`)
+
 // inState are the names below /var/lib/left4, and those below each instance's directories.
 var (
 	inState    = regexp.MustCompile(`^(game|instances|overlays|runtime|left4\.db(-shm|-wal)?)$`)
@@ -428,7 +447,7 @@ func (m *Machine) disk() (diskState, error) {
 			d.odd = append(d.odd, "/var/lib/left4/"+name)
 		}
 	}
-	for _, dir := range []string{"/var/lib/left4/instances", "/var/lib/left4/runtime", "/run/left4/mounted", "/run/left4/stale", "/run/left4/exits"} {
+	for _, dir := range []string{"/var/lib/left4/instances", "/var/lib/left4/runtime", "/run/left4/mounted", "/run/left4/stale", "/run/left4/exits", "/run/left4/limits"} {
 		for _, name := range list(dir) {
 			path := dir + "/" + name
 			if !instanceID.MatchString(name) {
@@ -478,7 +497,8 @@ func (m *Machine) disk() (diskState, error) {
 				}
 				for _, file := range list(path) {
 					// What systemctl edit and set-property write is the administrator's.
-					if strings.HasPrefix(file, ".") || !strings.HasSuffix(file, ".conf") {
+					// What left4d has set live must not win over the drop-in.
+					if strings.HasPrefix(file, ".") || !strings.HasSuffix(file, ".conf") || dir != "/etc/systemd/system" && limitFile.MatchString(file) {
 						d.odd = append(d.odd, path+"/"+file)
 					}
 				}
