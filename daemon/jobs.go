@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -160,6 +161,17 @@ func overtaking(kind string) []string {
 // nothingToDo is the status of a start that found its server running.
 const nothingToDo = "running already"
 
+// doing says in words what the job is to do.
+func (j *job) doing() string {
+	switch j.Kind {
+	case importGameKind:
+		return "import the game"
+	case collectKind:
+		return "collect what nobody needs"
+	}
+	return strings.ReplaceAll(j.Kind, "-", " ") + " " + j.Target // import overlay maps
+}
+
 // queue is what jobs wait for each other by: an instance's name, or one that no instance can have.
 func (j *job) queue() string {
 	switch kinds[j.Kind].about {
@@ -287,9 +299,9 @@ func (d *Daemon) submit(j *job, r Request) (Job, error) {
 	}
 	switch {
 	case closing:
-		return Job{}, errorf(Busy, "cannot %s %s: left4d is stopping", j.Kind, j.Target)
+		return Job{}, errorf(Busy, "cannot %s: left4d is stopping", j.doing())
 	case queued >= limit:
-		return Job{}, errorf(QuotaExceeded, "cannot %s %s: %d jobs are waiting for it already", j.Kind, j.Target, queued)
+		return Job{}, errorf(QuotaExceeded, "cannot %s: %d jobs are waiting for it already", j.doing(), queued)
 	}
 	d.lastJob++
 	j.ID = d.lastJob
@@ -297,7 +309,7 @@ func (d *Daemon) submit(j *job, r Request) (Job, error) {
 		if !kind.frees {
 			err = errors.Join(err, d.Store.PutJob(j.Job.Job))
 			if err != nil {
-				return Job{}, fmt.Errorf("cannot %s %s: %w", j.Kind, j.Target, err)
+				return Job{}, fmt.Errorf("cannot %s: %w", j.doing(), err)
 			}
 		}
 		d.Log.Error("a job is accepted that cannot be stored", "job", j.ID, "kind", j.Kind, "target", j.Target)
@@ -543,7 +555,7 @@ func (d *Daemon) work(j *job) (final Job, ended bool) {
 	case errors.As(err, &skipped):
 		result, why = JobSkipped, skipped.why
 	case errors.As(cause, &lateError{}):
-		result, why = JobTimeout, fmt.Sprintf("cannot %s %s: not done within %s", j.Kind, j.Target, j.Timeout)
+		result, why = JobTimeout, fmt.Sprintf("cannot %s: not done within %s", j.doing(), j.Timeout)
 	default:
 		result, why = JobFailed, err.Error()
 	}

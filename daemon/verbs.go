@@ -707,5 +707,12 @@ func (d *Daemon) clear(ctx context.Context, j *job) error {
 	if err := d.Layout.RemoveRuntime(name); err != nil {
 		return err
 	}
-	return d.Layout.RemoveInstance(name)
+	if err := d.Layout.RemoveInstance(name); err != nil {
+		return err
+	}
+	// What a boot would bring up again is not reset, whatever else there is in place of the link.
+	if enabled, err := d.Config.Enabled(name); err != nil || !enabled {
+		return err
+	}
+	return d.Config.Disable(name)
 }

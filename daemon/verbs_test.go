@@ -196,6 +196,37 @@ func TestDeleteGoesOnWhenStopFails(t *testing.T) {
 	}
 }
 
+// What a boot would start again is neither reset nor deleted, and says so.
+func TestWhatCannotBeDisabledIsNotReset(t *testing.T) {
+	w := newWorld(t)
+	w.create("a", Changes{})
+	w.do(w.StartInstance, "a", JobDone)
+	etc := filepath.Join(w.root, "etc")
+	wants := filepath.Join(etc, "multi-user.target.wants")
+	for _, err := range []error{os.Rename(wants, wants+".away"), os.Symlink(wants+".away", wants)} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, verb := range []func(string, Request) (Job, error){w.ResetInstance, w.DeleteInstance} {
+		if j := w.do(verb, "a", JobFailed); !strings.Contains(j.Cause, "cannot disable a: ") {
+			t.Errorf("the cause is %q", j.Cause)
+		}
+		if w.exists("state/runtime/a") || w.exists("state/instances/a") {
+			t.Error("files are left")
+		}
+		if in, err := w.Instance("a"); err != nil || in.State != Stopped {
+			t.Errorf("%+v, %v", in, err)
+		}
+	}
+	for _, err := range []error{os.Remove(wants), os.Rename(wants+".away", wants)} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.do(w.DeleteInstance, "a", JobDone)
+}
+
 func TestCreateRefuses(t *testing.T) {
 	w := newWorld(t)
 	w.overlay("sm", nil)
