@@ -54,6 +54,9 @@ func (s *Store) PutJob(j Job) error {
 		VALUES (:id, :kind, :target, :instance, :state, :requester, :requester_name, :status, :cause, :timeout, :created, :started, :finished, :parameters, :canceled)
 		ON CONFLICT (id) DO UPDATE SET state = excluded.state, status = excluded.status, cause = excluded.cause,
 		started = excluded.started, finished = excluded.finished`, j)
+	if err == nil && j.ID%backupJobs == 0 {
+		s.changed()
+	}
 	return err
 }
 
