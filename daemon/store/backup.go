@@ -142,7 +142,11 @@ func begin(path string) (*Store, error) {
 		return nil, err
 	}
 	f.Close()
-	return connect(path, true)
+	s, err := connect(path, true)
+	if err == nil {
+		s.anew = true
+	}
+	return s, err
 }
 
 // Loss is what happened when a backup took the place of the database: what was changed after it was made is lost. Times
@@ -159,6 +163,12 @@ func (s *Store) Losses() ([]Loss, error) {
 	var all []Loss
 	err := s.db.Select(&all, "SELECT restored, backup, why, aside FROM loss ORDER BY restored")
 	return all, err
+}
+
+// Older tells that the database may know less than was given out: it was begun anew, or is a backup.
+func (s *Store) Older() (bool, error) {
+	losses, err := s.Losses()
+	return s.anew || len(losses) > 0, err
 }
 
 // Acknowledge forgets the losses.

@@ -43,6 +43,9 @@ type Parameters struct {
 	// Of an initialize.
 	FilesFrom string `json:",omitempty"` // the instance whose server's files are copied, "" = none
 	FilesMade int64  `json:",omitempty"` // Created of that instance
+
+	// Of a repair.
+	Problems []string `json:",omitempty"` // by kind, or kind/name; none are all
 }
 
 const jobColumns = "id, kind, target, instance, state, requester, requester_name, status, cause, timeout, created, started, finished, parameters, canceled"

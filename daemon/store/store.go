@@ -6,6 +6,7 @@
 package store
 
 import (
+	"bytes"
 	"database/sql"
 	"database/sql/driver"
 	"embed"
@@ -33,6 +34,7 @@ var schema embed.FS
 type Store struct {
 	db   conn
 	path string
+	anew bool // there was none
 
 	backing sync.Mutex // over the making of a backup
 
@@ -226,6 +228,16 @@ func (j *JSON[T]) Scan(src any) error {
 		return fmt.Errorf("a JSON column holds %T", src)
 	}
 	return json.Unmarshal([]byte(text), &j.V)
+}
+
+// MarshalJSON makes the value stand in JSON as it is.
+func (j JSON[T]) MarshalJSON() ([]byte, error) { return json.Marshal(j.V) }
+
+// UnmarshalJSON undoes MarshalJSON.
+func (j *JSON[T]) UnmarshalJSON(text []byte) error {
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.DisallowUnknownFields()
+	return d.Decode(&j.V)
 }
 
 // one maps the end of a single-row read or write to ErrNotFound.
