@@ -431,7 +431,7 @@ func TestProblems(t *testing.T) {
 			os.WriteFile(filepath.Join(w.root, "etc/left4-overlay@.service"), []byte("[Service]\n"), 0o644)
 		}},
 		"no backup": {kind: "failed-backup", about: "left4.db", remains: true, do: func(w *world) {
-			w.mkdir("state/left4.db.backup.new/x")
+			w.mkdir("state/left4.db.backup.part/x")
 			w.Store.BackUp()
 		}},
 	} {

@@ -34,6 +34,9 @@ const (
 
 func backupOf(path string) string { return path + ".backup" }
 
+// part is what a copy is called until it is whole.
+func part(path string) string { return path + ".part" }
+
 // beside are the files that SQLite makes beside a database in WAL mode.
 var beside = []string{"-wal", "-shm"}
 
@@ -110,7 +113,7 @@ const startAnew = " to start without definitions: no file and no server goes by 
 
 func openOrRestore(path string) (*Store, error) {
 	// What a kill left of a restore or a backup was never in use.
-	for _, half := range []string{path + ".new", backupOf(path) + ".new"} {
+	for _, half := range []string{part(path), part(backupOf(path))} {
 		if err := removeAll(half); err != nil {
 			return nil, err
 		}
@@ -182,7 +185,7 @@ func (s *Store) Acknowledge() error {
 // restore puts the backup in the place of a database that is damaged or gone. Everything that can fail is done under another
 // name first. A kill between the two renames leaves no database, and so the next restore.
 func restore(path string, bad *damage) (*Store, error) {
-	backup, fresh := backupOf(path), path+".new"
+	backup, fresh := backupOf(path), part(path)
 	loss := Loss{Restored: time.Now().UnixMicro(), Why: bad.Error()}
 	if _, err := own(backup); err != nil {
 		return nil, fmt.Errorf("%w, and its backup cannot be used: %w", bad, err)
@@ -341,7 +344,7 @@ func (s *Store) BackUp() error {
 
 func (s *Store) writeBackup() error {
 	backup := backupOf(s.path)
-	fresh := backup + ".new"
+	fresh := part(backup)
 	if err := removeAll(fresh); err != nil {
 		return err
 	}

@@ -154,8 +154,8 @@ func TestABackupTakesThePlaceOfWhatIsDamaged(t *testing.T) {
 			if err := os.Rename(path, asideName(path)); err != nil {
 				t.Fatal(err)
 			}
-			write(t, path+".new", []byte("half a copy"))
-			write(t, path+".new-wal", []byte("half a log"))
+			write(t, part(path), []byte("half a copy"))
+			write(t, part(path)+"-wal", []byte("half a log"))
 		},
 	}
 	for _, n := range []int{1, 15, 16, 99, 100, 511, 1024, 4095, 4096, 4097, 8192, 12288, 20480} {
@@ -194,7 +194,7 @@ func TestABackupTakesThePlaceOfWhatIsDamaged(t *testing.T) {
 					t.Errorf("%q, %v", damaged, err)
 				}
 			}
-			if _, err := os.Stat(path + ".new"); !errors.Is(err, os.ErrNotExist) {
+			if _, err := os.Stat(part(path)); !errors.Is(err, os.ErrNotExist) {
 				t.Error("half a copy is left")
 			}
 			// Nothing that was under way is done again, and no number is given out again.
@@ -286,7 +286,7 @@ func TestWhatNoBackupTakesThePlaceOf(t *testing.T) {
 			if all, _ := filepath.Glob(path + ".damaged*"); len(all) != 0 {
 				t.Errorf("%q", all)
 			}
-			if all, _ := filepath.Glob(path + "*.new*"); len(all) != 0 {
+			if all, _ := filepath.Glob(path + "*.part*"); len(all) != 0 {
 				t.Errorf("%q", all)
 			}
 		})
@@ -528,7 +528,7 @@ func TestWhatCannotBeBackedUpIsTold(t *testing.T) {
 		t.Fatal(err)
 	}
 	good := read(t, backupOf(path))
-	if err := os.MkdirAll(backupOf(path)+".new/x", 0o700); err != nil {
+	if err := os.MkdirAll(part(backupOf(path))+"/x", 0o700); err != nil {
 		t.Fatal(err)
 	}
 	var told error
@@ -542,7 +542,7 @@ func TestWhatCannotBeBackedUpIsTold(t *testing.T) {
 	if !bytes.Equal(read(t, backupOf(path)), good) {
 		t.Error("the old one is gone")
 	}
-	if err := os.RemoveAll(backupOf(path) + ".new"); err != nil {
+	if err := os.RemoveAll(part(backupOf(path))); err != nil {
 		t.Fatal(err)
 	}
 	if s.BackUpAgain(); s.timer == nil {
