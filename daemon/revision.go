@@ -615,6 +615,7 @@ func (d *Daemon) sweep() error {
 		if err := d.Config.Sweep(in.Name); err != nil {
 			d.Log.Warn("cannot remove what was being written for an instance", "instance", in.Name, "error", err)
 		}
+		d.Layout.TidyDefinition(in.Name)
 	}
 	if err := d.reserve(); err != nil {
 		return fmt.Errorf("cannot reserve the numbers that are in use: %w", err)

@@ -17,7 +17,6 @@ func (l Layout) KeepDefinition(name string, text []byte) error {
 		return err
 	}
 	defer unix.Close(dir)
-	// One name, not a random one: what a crash leaves is removed the next time.
 	temp := definitionName + ".new"
 	if err := unix.Unlinkat(dir, temp, 0); err != nil && err != unix.ENOENT {
 		return pathError(temp, err)
@@ -32,6 +31,14 @@ func (l Layout) KeepDefinition(name string, text []byte) error {
 		return pathError(definitionName, err)
 	}
 	return unix.Fsync(dir)
+}
+
+// TidyDefinition removes what a kill may have left of KeepDefinition.
+func (l Layout) TidyDefinition(name string) {
+	if dir, err := l.openInstance(name); err == nil {
+		_ = unix.Unlinkat(dir, definitionName+".new", 0)
+		unix.Close(dir)
+	}
 }
 
 // ReadDefinition reads what KeepDefinition wrote; fs.ErrNotExist where that is nothing.
