@@ -55,3 +55,32 @@ func TestJobsAreSelectedByAFilter(t *testing.T) {
 		expect(t, ids, tt.want)
 	}
 }
+
+func TestProblemsAreRepairedByTheirNames(t *testing.T) {
+	c, d, _ := dial(t)
+	all := []client.Problem{
+		{Kind: "orphaned-instance", Name: "a", Severity: client.SeverityError, What: "it is there", Repair: "define it"},
+		{Kind: "full-disk", Name: "/var", Severity: client.SeverityWarning, What: "it is full"},
+	}
+	for _, p := range all {
+		d.AddProblem(p)
+	}
+	list, err := c.ListProblems(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect(t, list, all)
+	for _, which := range [][]string{{"orphaned-overlay"}, nil} {
+		job, err := c.RepairProblems(t.Context(), which, client.JobOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := job.Wait(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		if list, err = c.ListProblems(t.Context()); err != nil || len(list) != map[bool]int{true: 1, false: 2}[which == nil] {
+			t.Errorf("%v: %v, %v", which, list, err)
+		}
+	}
+	expect(t, []string{all[0].ID(), client.Problem{Kind: "x"}.ID()}, []string{"orphaned-instance/a", "x"})
+}

@@ -35,6 +35,7 @@ type Units interface {
 	SetLimits(ctx context.Context, unit string, l units.Limits) error
 	RenewLimits(ctx context.Context, unit string) error
 	StartWorker(ctx context.Context, w units.Worker) error
+	Running(ctx context.Context, pattern string) ([]string, error)
 	Inspect(ctx context.Context, program string, q units.Inspection) (units.Findings, error)
 	Clone(ctx context.Context, program, from, to string, note func(files, bytes uint64)) error
 }
@@ -149,6 +150,7 @@ var errClosing = errors.New("left4d is stopping")
 // Unit changes must be told from then on, by UnitChanged and Reloaded.
 func New(o Options) (*Daemon, error) {
 	ctx, cancel := context.WithCancelCause(context.Background())
+	o.Store.OnUnbacked(func(err error) { o.Log.Warn("cannot back up the database", "error", err) })
 	d := &Daemon{
 		Options: o, ctx: ctx, cancel: cancel,
 		instances: map[string]*instance{}, jobs: map[uint32]*job{}, queues: map[string][]*job{},
@@ -217,6 +219,8 @@ func (d *Daemon) Begin(ctx context.Context, serve func() error) error {
 	d.giveOwedLimits()
 	d.collectSoon()
 	d.pruneJobs()
+	d.running.Add(1)
+	go d.logProblems()
 	return nil
 }
 
@@ -257,6 +261,7 @@ func (d *Daemon) Reconcile() {
 	d.RefreshAll(d.ctx)
 	d.collectSoon()
 	d.pruneJobs()
+	d.Store.BackUpAgain()
 }
 
 // Instances returns all instances by name.

@@ -110,7 +110,7 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	w := &world{t: t, root: t.TempDir()}
-	for _, dir := range []string{"state/game/1/left4dead2", "state/overlays", "state/instances", "state/runtime", "run/stale", "run/mounted", "etc"} {
+	for _, dir := range []string{"state/game", "state/overlays", "state/instances", "state/runtime", "run/stale", "run/mounted", "etc"} {
 		w.mkdir(dir)
 	}
 	w.open()

@@ -39,7 +39,7 @@ type subject string
 const (
 	anInstance subject = "instance"
 	anOverlay  subject = "overlay"
-	noObject   subject = "" // the game, or all revisions
+	noObject   subject = "" // the game, all revisions, or problems
 )
 
 // Kinds of jobs that are not verbs of an instance, and the targets of those that are about no object.
@@ -49,9 +49,11 @@ const (
 	buildOverlayKind  = "build-overlay"
 	deleteOverlayKind = "delete-overlay"
 	collectKind       = "collect"
+	repairKind        = "repair"
 
 	gameTarget      = "game"
 	revisionsTarget = "revisions"
+	problemsTarget  = "problems"
 )
 
 // kinds says of each kind of job what it is about, how long it may take unless its caller says otherwise, and how it goes
@@ -97,6 +99,7 @@ func init() {
 		buildOverlayKind:  {about: anOverlay, deadline: 6 * time.Hour, joined: true, run: (*Daemon).buildOverlay},
 		deleteOverlayKind: {about: anOverlay, deadline: time.Hour, frees: true, run: (*Daemon).deleteOverlay},
 		collectKind:       {about: noObject, deadline: time.Hour, frees: true, joined: true, run: (*Daemon).collect},
+		repairKind:        {about: noObject, deadline: time.Hour, frees: true, run: (*Daemon).repair},
 	}
 }
 

@@ -32,6 +32,7 @@ type rendered struct {
 	server units.Server
 	plan   units.Plan
 	cfg    map[string][]byte // by name below left4dead2/cfg
+	layers []layer           // without the game
 }
 
 // layer is one overlay of an instance, with the revision that its next start mounts.
@@ -109,6 +110,7 @@ func (d *Daemon) render(def store.Instance) (rendered, error) {
 	if err != nil {
 		return r, err
 	}
+	r.layers = layers
 	for _, l := range layers {
 		if err := d.Layout.CheckLower(l.name()); err != nil {
 			return r, errorf(NoSuchOverlay, "overlay %s: revision %d: %v", l.Overlay, l.revision, missing(err))
@@ -260,6 +262,9 @@ func (d *Daemon) write(def store.Instance) (rendered, error) {
 		return r, fmt.Errorf("cannot write the drop-in of %s: %w", def.Name, err)
 	}
 	if _, err := d.Layout.WriteInstance(def.Name, r.plan, r.cfg); err != nil {
+		return r, fmt.Errorf("cannot write the files of %s: %w", def.Name, err)
+	}
+	if err := d.keep(def, r.layers); err != nil {
 		return r, fmt.Errorf("cannot write the files of %s: %w", def.Name, err)
 	}
 	return r, nil

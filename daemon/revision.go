@@ -549,20 +549,37 @@ func (d *Daemon) endImport(r store.Revision, published bool) error {
 	ctx, cancel := context.WithTimeout(d.ctx, undoTime)
 	defer cancel()
 	err := errors.Join(d.Units.Stop(ctx, importUnit(r)), d.Units.ResetFailed(ctx, importUnit(r)))
-	leftovers := []string{importPrefix, mergePrefix}
-	if !published {
-		leftovers = append(leftovers, "") // in place, but the database did not take it
-	}
-	for _, prefix := range leftovers {
-		err = errors.Join(err, d.removeBeneath(path.Join(layerDir(r.Overlay), prefix+revisionName(r.ID))))
-	}
+	err = errors.Join(err, d.removeImport(r))
 	if published {
 		return err
 	}
-	if dropped := d.Store.DropRevision(r.Overlay, r.ID, now()); !errors.Is(dropped, store.ErrNotFound) {
-		err = errors.Join(err, dropped)
+	// In place, but the database did not take it.
+	err = errors.Join(err, d.removeBeneath(layerName(r.Overlay, r.ID)))
+	return errors.Join(err, d.dropImport(r))
+}
+
+func (d *Daemon) removeImport(r store.Revision) (err error) {
+	for _, prefix := range []string{importPrefix, mergePrefix} {
+		err = errors.Join(err, d.removeBeneath(path.Join(layerDir(r.Overlay), prefix+revisionName(r.ID))))
 	}
 	return err
+}
+
+func (d *Daemon) dropImport(r store.Revision) error {
+	if err := d.Store.DropRevision(r.Overlay, r.ID, now()); !errors.Is(err, store.ErrNotFound) {
+		return err
+	}
+	return nil
+}
+
+// abandonImport forgets a revision that no job makes any more. What is in place and not empty stays: the database may be
+// older than it.
+func (d *Daemon) abandonImport(r store.Revision) error {
+	ctx, cancel := context.WithTimeout(d.ctx, undoTime)
+	defer cancel()
+	err := errors.Join(d.Units.Stop(ctx, importUnit(r)), d.Units.ResetFailed(ctx, importUnit(r)), d.removeImport(r))
+	_ = unix.Rmdir(d.layerPath(r.Overlay, revisionName(r.ID)))
+	return errors.Join(err, d.dropImport(r))
 }
 
 // sweep removes what jobs left that no unfinished job knows any more, and gives an overlay that was being created when
@@ -589,7 +606,7 @@ func (d *Daemon) sweep() error {
 				atWork[path.Join(layerDir(r.Overlay), prefix+revisionName(r.ID))] = true
 			}
 		default:
-			if err := d.endImport(r, false); err != nil {
+			if err := d.abandonImport(r); err != nil {
 				d.Log.Warn("cannot clean up after an import", "overlay", r.Overlay, "revision", r.ID, "error", err)
 			}
 		}
@@ -598,6 +615,10 @@ func (d *Daemon) sweep() error {
 		if err := d.Config.Sweep(in.Name); err != nil {
 			d.Log.Warn("cannot remove what was being written for an instance", "instance", in.Name, "error", err)
 		}
+		d.Layout.TidyDefinition(in.Name)
+	}
+	if err := d.reserve(); err != nil {
+		return fmt.Errorf("cannot reserve the numbers that are in use: %w", err)
 	}
 	dirs := map[string]uint32{"overlays": store.Game, layerDir(store.Game): store.Game}
 	for _, o := range d.Overlays() {
@@ -641,6 +662,10 @@ func (d *Daemon) sweep() error {
 func (d *Daemon) mendOverlay(o Overlay) error {
 	if o.Revision != 0 || overlayTypes[o.Type].build != nil {
 		return nil
+	}
+	// What has files was not just being created, whatever the database says.
+	if onDisk, err := d.numbers(layerDir(o.ID)); err != nil || len(onDisk) > 0 {
+		return err
 	}
 	if err := os.Mkdir(d.layerPath(o.ID, ""), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err

@@ -38,8 +38,15 @@ func (d *Daemon) CreateInstance(name string, c Changes, owner uint32) (Instance,
 	for _, dir := range []string{"runtime", "instances"} {
 		path := filepath.Join(d.Layout.State, dir, name)
 		if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
-			return Instance{}, errorf(InUse, "cannot create %s: %s is left of an earlier instance; delete %s removes it", name, path, name)
+			return Instance{}, errorf(InUse, "cannot create %s: %s is left of an earlier instance; delete %s removes it, a repair brings it back", name, path, name)
 		}
+	}
+	// It would become the server of the new one, with whatever it was started with.
+	if running, err := d.Units.Running(d.ctx, units.ServerUnit(name)); err != nil || len(running) > 0 {
+		if err != nil {
+			return Instance{}, cannot("create", name, err)
+		}
+		return Instance{}, errorf(InUse, "cannot create %s: a server of an earlier instance runs; delete %s ends it, a repair brings it back", name, name)
 	}
 	view, err := d.addInstance(&def)
 	if err != nil {

@@ -20,7 +20,9 @@ const (
 )
 
 // audited tells that a method would change something, or gives a secret away.
-func (m *method) audited() bool { return m.action != open && !strings.HasSuffix(m.action, ".inspect") }
+func (m *method) audited() bool {
+	return m.action != open && m.action != action+"diagnose" && !strings.HasSuffix(m.action, ".inspect")
+}
 
 // audit tells the journal who wanted what, and what became of it, before the caller hears of it.
 func (s *Server) audit(c *call, out []any, err error) {

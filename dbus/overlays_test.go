@@ -444,6 +444,8 @@ func TestWhatPolkitIsAsked(t *testing.T) {
 		{names.Root, "Manager.DeleteOverlay", []any{"new", none}, "overlay.delete", fresh("overlay", "delete")},
 		{names.Root, "Manager.SetGameRevision", []any{uint32(1), none}, "game.install", details{"verb": "install"}},
 		{names.Root, "Manager.ImportGame", []any{b.pipe(), none}, "game.install", details{"verb": "install"}},
+		{names.Root, "Manager.ListProblems", []any{none}, "diagnose", details{"verb": "diagnose"}},
+		{names.Root, "Manager.RepairProblems", []any{[]string{}, none}, "repair", details{"verb": "repair"}},
 		{names.InstancePath("i"), "Instance.FindFile", []any{"x"}, "instance.inspect", of("i", "inspect")},
 		{names.InstancePath("i"), "Instance.ListChanges", []any{none}, "instance.inspect", of("i", "inspect")},
 		{names.InstancePath("i"), "Instance.ListConflicts", []any{none}, "instance.inspect", of("i", "inspect")},

@@ -56,6 +56,8 @@ var methods = []method{
 	{names.Manager, "ListOverlays", "a{sv}", "a(so)", open, (*Server).listOverlays, false},
 	{names.Manager, "ImportGame", "ha{sv}", "o", action + "game.install", (*Server).importGame, false},
 	{names.Manager, "SetGameRevision", "ua{sv}", "", action + "game.install", (*Server).setGameRevision, false},
+	{names.Manager, "ListProblems", "a{sv}", "a(sssss)", action + "diagnose", (*Server).listProblems, false},
+	{names.Manager, "RepairProblems", "asa{sv}", "o", action + "repair", (*Server).repairProblems, true},
 	{names.Manager, "GetJob", "u", "o", open, (*Server).getJob, false},
 	{names.Manager, "ListJobs", "a{sv}", "a(usssso)", open, (*Server).listJobs, false},
 	{names.Manager, "GetPermissions", "s", "a{ss}", open, (*Server).getPermissions, false},

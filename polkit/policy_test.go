@@ -27,7 +27,7 @@ func TestShippedActions(t *testing.T) {
 		"me.left4.blueprint.edit", "me.left4.blueprint.delete", "me.left4.blueprint.inspect",
 		"me.left4.overlay.edit", "me.left4.overlay.build", "me.left4.overlay.delete", "me.left4.overlay.inspect",
 		"me.left4.overlay.script",
-		"me.left4.game.install", "me.left4.job.cancel",
+		"me.left4.game.install", "me.left4.job.cancel", "me.left4.diagnose", "me.left4.repair",
 		"me.left4.administer",
 	}
 	text := mustRead(t, shipped)

@@ -49,7 +49,7 @@ func TestSystem(t *testing.T) {
 		}
 	})
 	t.Run("users are asked for a password", func(t *testing.T) {
-		for _, action := range []string{"instance.create", "instance.start", "instance.secret", "game.install", "administer"} {
+		for _, action := range []string{"instance.create", "instance.start", "instance.secret", "game.install", "diagnose", "administer"} {
 			check(t, bob, action, nobodys, Challenge)
 			check(t, bob, action, theirs, Challenge)
 		}
@@ -58,7 +58,7 @@ func TestSystem(t *testing.T) {
 		for _, action := range []string{"instance.create", "instance.start", "instance.reset", "instance.secret", "blueprint.edit", "blueprint.inspect", "overlay.build", "overlay.inspect", "game.install", "job.cancel"} {
 			check(t, op, action, theirs, Yes)
 		}
-		for _, action := range []string{"instance.delete", "blueprint.delete", "overlay.delete", "overlay.script", "administer"} {
+		for _, action := range []string{"instance.delete", "blueprint.delete", "overlay.delete", "overlay.script", "repair", "administer"} {
 			check(t, op, action, theirs, Challenge)
 		}
 	})

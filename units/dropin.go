@@ -31,6 +31,9 @@ const newDropIn = "." + dropInName + ".new"
 // a single argument above 128 KiB.
 const maxLine = 128 << 10
 
+// maxDropIn bounds what is read of a drop-in: systemd reads no more.
+const maxDropIn = 1 << 20
+
 // Limits are the resource limits of one server, by systemd's names (systemd.resource-control(5)).
 // nil = the template's default; math.MaxUint64 = infinity.
 type Limits struct {
@@ -343,6 +346,29 @@ func (c Config) writeDropIn(name string, data []byte) (changed bool, err error) 
 		return false, err
 	}
 	return true, nil
+}
+
+// DropInPath is where WriteDropIn writes.
+func (c Config) DropInPath(name string) string {
+	return filepath.Join(c.Dir, ServerUnit(name)+".d", dropInName)
+}
+
+// ReadDropIn reads what WriteDropIn wrote, or somebody after it; fs.ErrNotExist where that is nothing.
+func (c Config) ReadDropIn(name string) ([]byte, error) {
+	if !ValidName(name) {
+		return nil, fmt.Errorf("%q cannot name an instance", name)
+	}
+	parent, err := os.Open(c.Dir)
+	if err != nil {
+		return nil, err
+	}
+	defer parent.Close()
+	dir, err := openDir(parent, ServerUnit(name)+".d")
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	return readRegular(dir, dropInName, maxDropIn)
 }
 
 // RemoveDropIn removes the drop-in directories of the instance's units with all that is in them, what

@@ -226,6 +226,9 @@ func (l Layout) WriteInstance(name string, p Plan, cfg map[string][]byte) (chang
 	if err != nil {
 		return false, pathError(name, err)
 	}
+	if err := takeDefinition(instances, aside(name), name); err != nil {
+		return true, pathError(definitionName, err)
+	}
 	if err := unix.Fsync(instances); err != nil {
 		return true, pathError(name, err)
 	}

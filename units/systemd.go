@@ -239,16 +239,9 @@ func (s *Systemd) States(ctx context.Context, pattern string) (map[string]State,
 }
 
 func (s *Systemd) states(ctx context.Context, pattern string) (map[string]State, error) {
-	var list []struct {
-		Name, Description, Load, Active, Sub, Following string
-		Path                                            dbus.ObjectPath
-		JobID                                           uint32
-		JobType                                         string
-		JobPath                                         dbus.ObjectPath
-	}
-	call := s.do(ctx, managerPath, managerIface+".ListUnitsByPatterns", []string{}, []string{pattern})
-	if err := call.Store(&list); err != nil {
-		return nil, busError(err)
+	list, err := s.list(ctx, pattern)
+	if err != nil {
+		return nil, err
 	}
 	states := make(map[string]State, len(list))
 	for _, unit := range list {
@@ -259,6 +252,38 @@ func (s *Systemd) states(ctx context.Context, pattern string) (map[string]State,
 		states[unit.Name] = st
 	}
 	return states, nil
+}
+
+// Running names the loaded units whose names match a glob and that are not down.
+func (s *Systemd) Running(ctx context.Context, pattern string) ([]string, error) {
+	list, err := s.list(ctx, pattern)
+	if err != nil {
+		return nil, fmt.Errorf("cannot list %s: %w", pattern, err)
+	}
+	var names []string
+	for _, unit := range list {
+		if st := (State{Active: unit.Active}); !st.Down() {
+			names = append(names, unit.Name)
+		}
+	}
+	return names, nil
+}
+
+// listed is a row of ListUnitsByPatterns.
+type listed struct {
+	Name, Description, Load, Active, Sub, Following string
+	Path                                            dbus.ObjectPath
+	JobID                                           uint32
+	JobType                                         string
+	JobPath                                         dbus.ObjectPath
+}
+
+func (s *Systemd) list(ctx context.Context, pattern string) (list []listed, err error) {
+	call := s.do(ctx, managerPath, managerIface+".ListUnitsByPatterns", []string{}, []string{pattern})
+	if err := call.Store(&list); err != nil {
+		return nil, busError(err)
+	}
+	return list, nil
 }
 
 // Loaded reports whether PID 1 has the unit in memory. If so, it does not see a changed drop-in until Reload.

@@ -48,6 +48,7 @@ type Daemon struct {
 	answers     map[string]answer
 	more        bool // lists say that they left some out
 	permissions map[string]string
+	problems    []client.Problem
 	looks       int                                // how often somebody has asked for all objects
 	told        map[dbus.ObjectPath]map[string]any // properties of all objects as they were signalled last
 }
@@ -268,6 +269,13 @@ func (d *Daemon) SetPermissions(permissions map[string]string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.permissions = permissions
+}
+
+// AddProblem adds one that ListProblems tells, until it is repaired.
+func (d *Daemon) AddProblem(p client.Problem) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.problems = append(d.problems, p)
 }
 
 // AddGameRevision adds a revision of the game and makes it the current one.
@@ -780,6 +788,27 @@ func (m *manager) SetGameRevision(msg dbus.Message, revision uint32, o options) 
 	defer d.tell()
 	d.game.current = revision
 	return nil
+}
+
+// ListProblems is a reading method, but one that polkit is asked about.
+func (m *manager) ListProblems(msg dbus.Message, o options) ([]client.Problem, *dbus.Error) {
+	d := m.daemon()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err := d.called(msg); err != nil {
+		return nil, err
+	}
+	return append([]client.Problem{}, d.problems...), nil
+}
+
+func (m *manager) RepairProblems(msg dbus.Message, which []string, o options) (dbus.ObjectPath, *dbus.Error) {
+	d := m.daemon()
+	return m.begin(msg, "repair", "problems", o, nil, func(map[string]file) string {
+		d.problems = slices.DeleteFunc(d.problems, func(p client.Problem) bool {
+			return p.Repair != "" && (len(which) == 0 || slices.Contains(which, p.Kind) || slices.Contains(which, p.ID()))
+		})
+		return ""
+	})
 }
 
 // GetSecret is a reading method, but one that polkit is asked about.

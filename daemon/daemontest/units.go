@@ -149,6 +149,20 @@ func (f *Units) StartWorker(ctx context.Context, w units.Worker) error {
 	return nil
 }
 
+// Running matches as far as the fake knows patterns: what is before the first *.
+func (f *Units) Running(_ context.Context, pattern string) ([]string, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	prefix, _, _ := strings.Cut(pattern, "*")
+	var names []string
+	for unit, s := range f.states {
+		if strings.HasPrefix(unit, prefix) && !s.Down() {
+			names = append(names, unit)
+		}
+	}
+	return names, nil
+}
+
 func (f *Units) Inspect(ctx context.Context, _ string, q units.Inspection) (units.Findings, error) {
 	return f.Findings, f.call(ctx, "inspect", q.Instance)
 }

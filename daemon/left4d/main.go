@@ -120,6 +120,9 @@ func run(log *slog.Logger) error {
 			return face.Err()
 		case <-systemd.Done():
 			return errors.New("the connection to the system bus was lost")
+		case err := <-db.Broken():
+			// The next left4d looks what is left of it.
+			return fmt.Errorf("the database cannot be used any more: %w", err)
 		case <-stop.Done():
 			sd.SdNotify(false, sd.SdNotifyStopping)
 			log.Info("left4d stops; servers go on")

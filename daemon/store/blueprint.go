@@ -29,7 +29,7 @@ func (s *Store) Blueprints() ([]Blueprint, error) {
 
 // CreateBlueprint stores a new blueprint. Error: ErrNameTaken.
 func (s *Store) CreateBlueprint(b Blueprint) error {
-	return s.tx(func(tx *sqlx.Tx) error {
+	return s.define(func(tx *sqlx.Tx) error {
 		var n int
 		if err := tx.Get(&n, "SELECT count(*) FROM blueprint WHERE name = ?", b.Name); err != nil {
 			return err
@@ -45,12 +45,16 @@ func (s *Store) CreateBlueprint(b Blueprint) error {
 
 // UpdateBlueprint stores a changed blueprint. Error: ErrNotFound.
 func (s *Store) UpdateBlueprint(b Blueprint) error {
-	return one(s.db.NamedExec(`UPDATE blueprint SET arguments = :arguments, config = :config, overlays = :overlays,
-		limits = :limits WHERE name = :name`, b))
+	return s.define(func(tx *sqlx.Tx) error {
+		return one(tx.NamedExec(`UPDATE blueprint SET arguments = :arguments, config = :config, overlays = :overlays,
+			limits = :limits WHERE name = :name`, b))
+	})
 }
 
 // DeleteBlueprint forgets a blueprint; one that is not there is no error, one that an instance follows is.
 func (s *Store) DeleteBlueprint(name string) error {
-	_, err := s.db.Exec("DELETE FROM blueprint WHERE name = ?", name)
-	return err
+	return s.define(func(tx *sqlx.Tx) error {
+		_, err := tx.Exec("DELETE FROM blueprint WHERE name = ?", name)
+		return err
+	})
 }

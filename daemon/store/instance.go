@@ -50,7 +50,7 @@ var ErrNoFreePort = fmt.Errorf("no port is free")
 // ErrPortTaken, ErrNoFreePort.
 func (s *Store) CreateInstance(in *Instance, free Ports) error {
 	created := *in
-	err := s.tx(func(tx *sqlx.Tx) error {
+	err := s.define(func(tx *sqlx.Tx) error {
 		// The name is looked at first, so that a second create with the same name and port is told the name.
 		var n int
 		if err := tx.Get(&n, "SELECT count(*) FROM instance WHERE name = ?", in.Name); err != nil {
@@ -77,7 +77,7 @@ func (s *Store) CreateInstance(in *Instance, free Ports) error {
 // ErrPortTaken, ErrNoFreePort.
 func (s *Store) UpdateInstance(in *Instance, free Ports) error {
 	updated := *in
-	err := s.tx(func(tx *sqlx.Tx) error {
+	err := s.define(func(tx *sqlx.Tx) error {
 		if err := takePort(tx, &updated, free); err != nil {
 			return err
 		}
@@ -116,6 +116,8 @@ func takePort(tx *sqlx.Tx, in *Instance, free Ports) error {
 
 // DeleteInstance forgets a definition; one that is not there is no error.
 func (s *Store) DeleteInstance(name string) error {
-	_, err := s.db.Exec("DELETE FROM instance WHERE name = ?", name)
-	return err
+	return s.define(func(tx *sqlx.Tx) error {
+		_, err := tx.Exec("DELETE FROM instance WHERE name = ?", name)
+		return err
+	})
 }

@@ -43,6 +43,9 @@ type Parameters struct {
 	// Of an initialize.
 	FilesFrom string `json:",omitempty"` // the instance whose server's files are copied, "" = none
 	FilesMade int64  `json:",omitempty"` // Created of that instance
+
+	// Of a repair.
+	Problems []string `json:",omitempty"` // by kind, or kind/name; none are all
 }
 
 const jobColumns = "id, kind, target, instance, state, requester, requester_name, status, cause, timeout, created, started, finished, parameters, canceled"
@@ -54,6 +57,9 @@ func (s *Store) PutJob(j Job) error {
 		VALUES (:id, :kind, :target, :instance, :state, :requester, :requester_name, :status, :cause, :timeout, :created, :started, :finished, :parameters, :canceled)
 		ON CONFLICT (id) DO UPDATE SET state = excluded.state, status = excluded.status, cause = excluded.cause,
 		started = excluded.started, finished = excluded.finished`, j)
+	if err == nil && j.ID%backupJobs == 0 {
+		s.changed()
+	}
 	return err
 }
 

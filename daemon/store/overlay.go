@@ -30,7 +30,7 @@ func (s *Store) Overlays() ([]Overlay, error) {
 // CreateOverlay stores a new overlay and gives it its id. Error: ErrNameTaken.
 func (s *Store) CreateOverlay(o *Overlay) error {
 	created := *o
-	err := s.tx(func(tx *sqlx.Tx) error {
+	err := s.define(func(tx *sqlx.Tx) error {
 		var n int
 		if err := tx.Get(&n, "SELECT count(*) FROM overlay WHERE name = ?", o.Name); err != nil {
 			return err
@@ -55,16 +55,46 @@ func (s *Store) CreateOverlay(o *Overlay) error {
 
 // UpdateOverlay stores the changed config of an overlay. Error: ErrNotFound.
 func (s *Store) UpdateOverlay(o Overlay) error {
-	return one(s.db.NamedExec("UPDATE overlay SET config = :config WHERE id = :id", o))
+	return s.define(func(tx *sqlx.Tx) error {
+		return one(tx.NamedExec("UPDATE overlay SET config = :config WHERE id = :id", o))
+	})
 }
 
 // DeleteOverlay forgets an overlay and its revisions; one that is not there is no error.
 func (s *Store) DeleteOverlay(id uint32) error {
-	return s.tx(func(tx *sqlx.Tx) error {
+	return s.define(func(tx *sqlx.Tx) error {
 		if _, err := tx.Exec("DELETE FROM revision WHERE overlay = ?", id); err != nil {
 			return err
 		}
 		_, err := tx.Exec("DELETE FROM overlay WHERE id = ?", id)
+		return err
+	})
+}
+
+// AdoptOverlay stores an overlay whose directory was there first, under its id and with its revisions. Error: ErrNameTaken.
+func (s *Store) AdoptOverlay(o Overlay, revisions []Revision) error {
+	err := s.define(func(tx *sqlx.Tx) error {
+		if _, err := tx.NamedExec(`INSERT INTO overlay (id, name, type, owner, created, config)
+			VALUES (:id, :name, :type, :owner, :created, :config)`, o); err != nil {
+			return err
+		}
+		for _, r := range revisions {
+			if err := adoptRevision(tx, r); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return taken(err)
+}
+
+// ReserveOverlay sees to it that an id is given to no new overlay.
+func (s *Store) ReserveOverlay(id uint32) error {
+	return s.tx(func(tx *sqlx.Tx) error {
+		_, err := tx.Exec("INSERT INTO sqlite_sequence (name, seq) SELECT 'overlay', 0 WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'overlay')")
+		if err == nil {
+			_, err = tx.Exec("UPDATE sqlite_sequence SET seq = ? WHERE name = 'overlay' AND seq < ?", id, id)
+		}
 		return err
 	})
 }

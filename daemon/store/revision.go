@@ -22,7 +22,7 @@ type Revision struct {
 
 // AddRevision reserves the next number of an overlay for the job that makes it.
 func (s *Store) AddRevision(overlay, job uint32, created int64) (id uint32, err error) {
-	err = s.tx(func(tx *sqlx.Tx) error {
+	err = s.define(func(tx *sqlx.Tx) error {
 		id, err = addRevision(tx, overlay, job, created)
 		return err
 	})
@@ -45,7 +45,7 @@ func (s *Store) Revisions() ([]Revision, error) {
 
 // PublishRevision makes a revision, whose directory is complete and in place, the current one.
 func (s *Store) PublishRevision(r Revision) error {
-	return s.tx(func(tx *sqlx.Tx) error {
+	return s.define(func(tx *sqlx.Tx) error {
 		if _, err := tx.Exec("UPDATE revision SET current = 0 WHERE overlay = ? AND current = 1", r.Overlay); err != nil {
 			return err
 		}
@@ -56,7 +56,7 @@ func (s *Store) PublishRevision(r Revision) error {
 
 // SetCurrent makes a published revision the current one. Error: ErrNotFound.
 func (s *Store) SetCurrent(overlay, id uint32) error {
-	return s.tx(func(tx *sqlx.Tx) error {
+	return s.define(func(tx *sqlx.Tx) error {
 		if _, err := tx.Exec("UPDATE revision SET current = 0 WHERE overlay = ? AND current = 1", overlay); err != nil {
 			return err
 		}
@@ -66,12 +66,50 @@ func (s *Store) SetCurrent(overlay, id uint32) error {
 
 // DropRevision forgets a revision, whose directory is gone, unless it is the current one. Its number stays used.
 func (s *Store) DropRevision(overlay, id uint32, now int64) error {
-	return s.tx(func(tx *sqlx.Tx) error {
+	return s.define(func(tx *sqlx.Tx) error {
 		if err := one(tx.Exec("UPDATE revision SET removed = ? WHERE overlay = ? AND id = ? AND current = 0", now, overlay, id)); err != nil {
 			return err
 		}
 		_, err := tx.Exec(`DELETE FROM revision WHERE overlay = ? AND removed != 0
 			AND id < (SELECT max(id) FROM revision WHERE overlay = ?)`, overlay, overlay)
+		return err
+	})
+}
+
+// AdoptRevision stores a revision whose directory was there first.
+func (s *Store) AdoptRevision(r Revision) error {
+	return s.define(func(tx *sqlx.Tx) error { return adoptRevision(tx, r) })
+}
+
+func adoptRevision(tx *sqlx.Tx, r Revision) error {
+	if r.Current {
+		if _, err := tx.Exec("UPDATE revision SET current = 0 WHERE overlay = ? AND current = 1", r.Overlay); err != nil {
+			return err
+		}
+	}
+	_, err := tx.NamedExec(`INSERT INTO revision (overlay, id, job, created, published, files, bytes, current)
+		VALUES (:overlay, :id, :job, :created, :published, :files, :bytes, :current)
+		ON CONFLICT (overlay, id) DO UPDATE SET published = excluded.published, removed = 0, files = excluded.files,
+		bytes = excluded.bytes, current = excluded.current`, r)
+	return err
+}
+
+// LoseRevision forgets a published revision whose directory is gone, also if it is the current one: then next, if it is
+// not 0, becomes that. Its number stays used.
+func (s *Store) LoseRevision(overlay, id, next uint32, now int64) error {
+	return s.define(func(tx *sqlx.Tx) error {
+		if err := one(tx.Exec("UPDATE revision SET removed = ?, current = 0 WHERE overlay = ? AND id = ?", now, overlay, id)); err != nil || next == 0 {
+			return err
+		}
+		return one(tx.Exec("UPDATE revision SET current = 1 WHERE overlay = ? AND id = ? AND published != 0 AND removed = 0", overlay, next))
+	})
+}
+
+// ReserveRevision sees to it that a number, and those below it, are given to no new revision.
+func (s *Store) ReserveRevision(overlay, id uint32, now int64) error {
+	return s.tx(func(tx *sqlx.Tx) error {
+		_, err := tx.Exec(`INSERT INTO revision (overlay, id, job, created, removed) SELECT ?, ?, 0, ?, ?
+			WHERE ? > (SELECT coalesce(max(id), 0) FROM revision WHERE overlay = ?)`, overlay, id, now, now, id, overlay)
 		return err
 	})
 }

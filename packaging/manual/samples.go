@@ -56,6 +56,7 @@ var samples = map[string]any{
 	"Overlay.Update.options":    dict{{"revision", uint32(1)}},
 	"ImportOverlay.options":     dict{{"merge", true}, {"into", "left4dead2"}},
 
+	".problems":            []string{"orphaned-instance/versus-1"},
 	".filter":              dict{},
 	"ListInstances.filter": dict{{"state", "running"}},
 	"ListJobs.filter":      dict{{"target", "versus-1"}, {"limit", uint32(5)}},

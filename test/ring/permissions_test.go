@@ -80,9 +80,9 @@ func TestWhoMay(t *testing.T) {
 			{"bob", "a", "auth", map[string]string{"me.left4.instance.restart": "yes"}},
 			{"bob", "b", "auth", nil},
 			{"olga", "", "yes", map[string]string{"me.left4.instance.delete": "auth", "me.left4.blueprint.delete": "auth", "me.left4.overlay.delete": "auth",
-				"me.left4.overlay.script": "auth", "me.left4.administer": "auth"}},
+				"me.left4.overlay.script": "auth", "me.left4.repair": "auth", "me.left4.administer": "auth"}},
 			{"olga", "olgas", "yes", map[string]string{"me.left4.blueprint.delete": "auth", "me.left4.overlay.delete": "auth",
-				"me.left4.overlay.script": "auth", "me.left4.administer": "auth"}},
+				"me.left4.overlay.script": "auth", "me.left4.repair": "auth", "me.left4.administer": "auth"}},
 		} {
 			got := p.permissions(c.user, c.instance)
 			if len(got) != len(all) {

@@ -75,7 +75,7 @@ func TestAHalfMadeInstanceCanBeDeleted(t *testing.T) {
 			"enabled only":     `mkdir -p /etc/systemd/system/multi-user.target.wants; ln -s /usr/lib/systemd/system/left4-server@.service /etc/systemd/system/multi-user.target.wants/left4-server@zz.service`,
 			"initialized":      `left4ctl create zz; printf 'port: 27044\n' | left4ctl initialize zz -f -`,
 			"mounted by hand":  `left4ctl create zz; left4ctl initialize zz; /usr/libexec/left4/left4-overlay mount zz`,
-			"running, no row":  `left4ctl create zz; left4ctl start zz; systemctl stop left4d; mv /var/lib/left4/left4.db /root/; rm -f /var/lib/left4/left4.db-*; systemctl start left4d; left4ctl game import /root/game`,
+			"running, no row":  `left4ctl create zz; left4ctl start zz; systemctl stop left4d; mv /var/lib/left4/left4.db /root/; rm -f /var/lib/left4/left4.db-* /var/lib/left4/left4.db.backup; systemctl start left4d; left4ctl game import /root/game`,
 			"failed to mount":  `left4ctl create zz; left4ctl initialize zz; rm -r /var/lib/left4/instances/zz; systemctl start left4-server@zz || true`,
 			"foreign in place": `left4ctl create zz; left4ctl start zz; left4ctl stop zz; rm -rf /var/lib/left4/runtime/zz; touch /var/lib/left4/runtime/zz`,
 		}

@@ -421,9 +421,9 @@ var limitFile = regexp.MustCompile(`^50-(MemoryMax|MemoryHigh|TasksMax|CPUQuota|
 
 // inState are the names below /var/lib/left4, and those below each instance's directories.
 var (
-	inState    = regexp.MustCompile(`^(game|instances|overlays|runtime|left4\.db(-shm|-wal)?)$`)
+	inState    = regexp.MustCompile(`^(game|instances|overlays|runtime|left4\.db(-shm|-wal|\.backup|\.backup\.part(-journal)?|\.damaged-.*)?)$`)
 	inInstance = map[string]*regexp.Regexp{
-		"/var/lib/left4/instances": regexp.MustCompile(`^(plan\.json|cfg)$`),
+		"/var/lib/left4/instances": regexp.MustCompile(`^(plan\.json|definition\.json|cfg)$`),
 		"/var/lib/left4/runtime":   regexp.MustCompile(`^(upper|work|merged|staged|cloned)$`),
 	}
 )

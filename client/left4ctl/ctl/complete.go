@@ -187,7 +187,7 @@ func flagNames(fs *pflag.FlagSet, seen map[string]bool) completion {
 // jobKinds are the kinds of jobs that there are.
 var jobKinds = []string{
 	"initialize", "start", "stop", "restart", "kill", "reset", "delete", "import-game", "import-overlay", "build-overlay",
-	"delete-overlay", "collect",
+	"delete-overlay", "collect", "repair",
 }
 
 var restartPolicies = []string{"always", "on-failure", "no"}
@@ -291,12 +291,34 @@ func (v *invocation) argument(token, word string) completion {
 		c.files = true
 	case "KEY":
 		c.add("", client.SecretRconPassword)
+	case "PROBLEM":
+		c = v.problems()
 	case "KEY=VALUE":
 		c = v.keyValues(word)
 	case "VERB":
 		c = verbNames(strings.Join(v.args, " "))
 	}
 	return c
+}
+
+// problems are those that there are, if nobody has to be asked whether they may be told.
+func (v *invocation) problems() completion {
+	var c completion
+	if !v.lookUp() {
+		return c
+	}
+	list, _ := v.c.ListProblems(v.ctx)
+	for _, p := range list {
+		if !strings.ContainsFunc(p.ID(), func(r rune) bool { return !plainInShells(r) }) {
+			c.add(p.Severity, p.ID())
+		}
+	}
+	return c
+}
+
+// plainInShells are characters that no shell takes for more than they are.
+func plainInShells(r rune) bool {
+	return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-_./@", r)
 }
 
 // keyValues are the keys that configure takes, or the values of one that is there.

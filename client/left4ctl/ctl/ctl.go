@@ -93,6 +93,7 @@ type invocation struct {
 	dryRun        bool
 	prune         bool
 	files         bool
+	repair        bool
 	keep          uint32
 	merge         bool
 	into          string

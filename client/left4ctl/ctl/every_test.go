@@ -70,6 +70,7 @@ var printed = map[string][]any{
 	"conflicts":         {conflictJSON{}},
 	"audit":             {callJSON{}},
 	"permissions":       {permissionJSON{}},
+	"doctor":            {problemJSON{}},
 	"monitor":           {happening{}},
 	"blueprint list":    {blueprintJSON{}, overlayJSON{}},
 	"blueprint show":    {blueprintShowJSON{}},

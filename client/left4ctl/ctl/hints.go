@@ -68,6 +68,8 @@ func (v *invocation) hints(err error, name string) {
 		v.hint("left4ctl overlay import " + name + " DIR gives it new files")
 	case errors.Is(err, client.ErrBlueprintExists):
 		v.hint("left4ctl blueprint configure " + name + " changes it")
+	case errors.Is(err, client.ErrInUse) && (v.command.name == "create" || v.command.name == "clone"):
+		v.hint("left4ctl doctor tells what is left, and brings it back with --repair; left4ctl delete " + name + " removes it")
 	case errors.Is(err, client.ErrInUse) && v.ofGroup("blueprint"):
 		v.hint("left4ctl configure INSTANCE blueprint= takes an instance off it")
 	case errors.Is(err, client.ErrInUse):

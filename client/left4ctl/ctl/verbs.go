@@ -523,6 +523,27 @@ not the job.`,
 			run: runJobWait,
 		},
 		{
+			name: "doctor", args: "[PROBLEM]…", group: groupOther, max: -1, asks: true,
+			summary: "look for problems, and repair them",
+			help: `Looks for what is not as left4d has left it, or would want it: files, mounts and servers that
+nothing is known of, as after the loss of the database; what is known and is not there; a
+database that was restored from its backup; disks that are nearly full. With PROBLEMs only for
+those, each as it is listed, or a kind for all of it. If left4d itself does not run, it tells
+why.
+
+--repair repairs them. What nothing is known of is defined again, as far as what is there
+tells how; what is gone is forgotten; a loss that was told is not told any more. A repair
+removes nothing that anybody could want, and stops and starts no server. What is not to come
+back is removed by left4ctl delete and left4ctl overlay delete.
+
+The exit status is 1 if there are, or are left, problems other than notices.
+
+--json prints an array of objects with problem (what --repair takes), kind, name, severity
+(error, warning, notice), what, and repair (what a repair would do, "" where only a person can
+mend it).`,
+			flags: doctorFlags, run: runDoctor,
+		},
+		{
 			name: "version", group: groupOther,
 			summary: "print the versions of left4ctl and left4d",
 			help:    `Prints the versions of left4ctl and, if it answers, of left4d.`,

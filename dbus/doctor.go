@@ -1,0 +1,48 @@
+package dbus
+
+import (
+	"context"
+	"time"
+
+	"left4.me/left4/daemon"
+	"left4.me/left4/polkit"
+)
+
+// polkitTime is how long polkit may take to show that it is there.
+const polkitTime = 5 * time.Second
+
+// maxProblems is how many problems may be named at once; more are told by their kinds.
+const maxProblems = 1000
+
+func (s *Server) listProblems(c *call) ([]any, error) {
+	if err := noOptions(c.args[0]); err != nil {
+		return nil, err
+	}
+	if err := s.authorize(c, c.method.action, thing{}); err != nil {
+		return nil, err
+	}
+	all := append([]daemon.Problem{}, s.daemon.Problems(c.ctx)...)
+	ctx, cancel := context.WithTimeout(c.ctx, polkitTime)
+	defer cancel()
+	if _, err := s.auth.Check(ctx, polkit.Request{Sender: c.sender, Action: c.method.action, Details: details(c.method.action, thing{}, identity{})}); err != nil && c.ctx.Err() == nil {
+		all = append(all, daemon.Problem{
+			Kind: "no-polkit", Severity: daemon.SeverityWarning, What: "polkit does not answer, so nobody but root may do anything: " + err.Error(),
+		})
+	}
+	return []any{all}, nil
+}
+
+func (s *Server) repairProblems(c *call) ([]any, error) {
+	which := c.args[0].([]string)
+	if len(which) > maxProblems {
+		return nil, &daemon.Error{Code: daemon.InvalidArgument, Message: "so many problems cannot be named at once: name their kinds"}
+	}
+	r, err := c.request(c.args[1])
+	if err != nil {
+		return nil, err
+	}
+	if err := s.authorize(c, c.method.action, thing{}); err != nil {
+		return nil, err
+	}
+	return jobReply(s.daemon.RepairProblems(which, r))
+}
