@@ -127,6 +127,10 @@ func (p *parser) start(e xml.StartElement) {
 		p.begin(i)
 		p.property.Text = p.told.text
 	case "arg":
+		if p.member == nil {
+			p.fail("%s has an argument %s outside of its methods and signals", i.Name, name)
+			return
+		}
 		arg := Arg{Name: name, Type: attribute("type"), Direction: attribute("direction")}
 		if len(p.told.args) == 0 || p.told.args[0].Name != name {
 			p.fail("%s.%s: nothing is told of its argument %s, or not in its place", i.Name, p.member.Name, name)
@@ -170,10 +174,13 @@ func (p *parser) begin(i *Interface) {
 }
 
 func (p *parser) name() string {
-	if p.member != nil {
+	switch {
+	case p.member != nil:
 		return p.member.Name
+	case p.property != nil:
+		return p.property.Name
 	}
-	return p.property.Name
+	return "" // one within another
 }
 
 func (p *parser) end(element string) {
@@ -225,7 +232,7 @@ func read(text string) comment {
 			c.args = append(c.args, Arg{Name: m[1][1:]})
 			to = &c.args[len(c.args)-1].Text
 			line = m[2]
-		case r != nil && to != nil:
+		case r != nil && to != nil && len(c.text) > 0:
 			p := &c.text[len(c.text)-1]
 			p.Rows = append(p.Rows, Row{Name: r[1], Type: r[2]})
 			to, inRow = &p.Rows[len(p.Rows)-1].Text, true

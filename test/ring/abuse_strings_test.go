@@ -71,10 +71,10 @@ func TestAbuseStrings(t *testing.T) {
 	run(t, func(t *testing.T, m *Machine) {
 		p := play{m, t}
 		p.install()
-		violations, given, accepted := 0, 0, 0
+		wrongs, given, accepted := 0, 0, 0
 		wrong := func(format string, args ...any) {
 			t.Helper()
-			violations++
+			wrongs++
 			t.Errorf(format, args...)
 		}
 		p.layer("sm", map[string]string{"left4dead2/cfg/server.cfg": "sv_tags sm\n"})
@@ -368,9 +368,9 @@ func TestAbuseStrings(t *testing.T) {
 		report.Add(t, report.Row{
 			Table: "abuse", Suite: m.Suite, Name: "hostile text through every argument, config key and output",
 			Figures: []report.Figure{
-				report.Count("texts", len(hostileTexts)), report.Count("methods", methods), report.Count("tries", given), report.Count("accepted", accepted), report.Count("violations", violations),
+				report.Count("texts", len(hostileTexts)), report.Count("methods", methods), report.Count("tries", given), report.Count("accepted", accepted), report.Count("violations", wrongs),
 			},
-			Goal: "0 violations", Met: violations == 0, Note: "left4ctl logs is journalctl, which leaves marks of direction as they are",
+			Goal: "0 violations", Met: wrongs == 0, Note: "left4ctl logs is journalctl, which leaves marks of direction as they are",
 		})
 	})
 }
