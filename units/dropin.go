@@ -330,6 +330,11 @@ func (c Config) writeDropIn(name string, data []byte) (changed bool, err error) 
 	}
 	f := os.NewFile(uintptr(fd), filepath.Join(dir.Name(), temp))
 	defer f.Close()
+	defer func() {
+		if !changed { // after a rename there is none
+			unix.Unlinkat(int(dir.Fd()), temp, 0)
+		}
+	}()
 	if _, err := f.Write(data); err != nil {
 		return false, err
 	}
