@@ -21,7 +21,7 @@ import (
 )
 
 // toldWithin is how long what is true may take to be seen, when nothing is at work any more.
-const toldWithin = 10 * time.Second
+const toldWithin = 20 * time.Second
 
 // violations are what must not be after a fault, whatever it was: a state that lies, a mount, a process, a file or a row
 // that belongs to nothing, a definition that is lost, a job without an end. It waits until nothing is at work; a left4d
