@@ -259,6 +259,7 @@ func (d *Daemon) Reconcile() {
 		d.Log.Error("cannot store the end of a job", "error", err)
 	}
 	d.RefreshAll(d.ctx)
+	d.giveOwedLimits()
 	d.collectSoon()
 	d.pruneJobs()
 	d.Store.BackUpAgain()

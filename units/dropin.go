@@ -320,16 +320,20 @@ func (c Config) writeDropIn(name string, data []byte) (changed bool, err error) 
 	if err := dropRuntimeLimits(c.controlDir(), ServerUnit(name), allLimits); err != nil {
 		return false, err
 	}
-	const temp = newDropIn
-	if err := unix.Unlinkat(int(dir.Fd()), temp, 0); err != nil && err != unix.ENOENT {
-		return false, &fs.PathError{Op: "remove", Path: filepath.Join(dir.Name(), temp), Err: err}
+	if err := unix.Unlinkat(int(dir.Fd()), newDropIn, 0); err != nil && err != unix.ENOENT {
+		return false, &fs.PathError{Op: "remove", Path: filepath.Join(dir.Name(), newDropIn), Err: err}
 	}
-	fd, err := unix.Openat(int(dir.Fd()), temp, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o644)
+	fd, err := unix.Openat(int(dir.Fd()), newDropIn, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o644)
 	if err != nil {
-		return false, &fs.PathError{Op: "create", Path: filepath.Join(dir.Name(), temp), Err: err}
+		return false, &fs.PathError{Op: "create", Path: filepath.Join(dir.Name(), newDropIn), Err: err}
 	}
-	f := os.NewFile(uintptr(fd), filepath.Join(dir.Name(), temp))
+	f := os.NewFile(uintptr(fd), filepath.Join(dir.Name(), newDropIn))
 	defer f.Close()
+	defer func() {
+		if !changed { // after a rename there is none
+			unix.Unlinkat(int(dir.Fd()), newDropIn, 0)
+		}
+	}()
 	if _, err := f.Write(data); err != nil {
 		return false, err
 	}
@@ -339,7 +343,7 @@ func (c Config) writeDropIn(name string, data []byte) (changed bool, err error) 
 	if err := f.Sync(); err != nil {
 		return false, err
 	}
-	if err := unix.Renameat(int(dir.Fd()), temp, int(dir.Fd()), dropInName); err != nil {
+	if err := unix.Renameat(int(dir.Fd()), newDropIn, int(dir.Fd()), dropInName); err != nil {
 		return false, &fs.PathError{Op: "rename", Path: f.Name(), Err: err}
 	}
 	if err := dir.Sync(); err != nil {

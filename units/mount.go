@@ -184,7 +184,7 @@ func (l Layout) forgetMounted(name string) error {
 		return err
 	}
 	defer unix.Close(run)
-	return RemoveTree(run, mountedDir+"/"+name)
+	return errors.Join(RemoveTree(run, mountedDir+"/"+name), RemoveTree(run, mountedDir+"/"+aside(name)))
 }
 
 // Mount makes the directories of an instance's runtime, stages its files and mounts it. Mounted already is success, and then nothing
@@ -267,14 +267,18 @@ func (m Mounter) mount(name string) error {
 	}
 
 	// What is told of an earlier mount must not be taken for this one's when we are killed before ours is written.
-	if err := RemoveTree(digests, name); err != nil {
+	if err := errors.Join(RemoveTree(digests, name), RemoveTree(digests, aside(name))); err != nil {
+		return err
+	}
+	// Once it is mounted it only has to be given its name.
+	if err := createFile(digests, aside(name), plan.mountedText(), 0o644, -1, -1); err != nil {
 		return err
 	}
 	if err := m.attach(layers{name, plan.Lower, state, lowers, upper, work, merged}); err != nil {
-		return err
+		return errors.Join(err, RemoveTree(digests, aside(name)))
 	}
-	if _, err := WriteFileAtomic(digests, name, plan.mountedText(), 0o644, -1, -1); err != nil {
-		return errors.Join(err, unix.Unmount(path, unix.UMOUNT_NOFOLLOW))
+	if err := unix.Renameat(digests, aside(name), digests, name); err != nil {
+		return errors.Join(pathError(name, err), unix.Unmount(path, unix.UMOUNT_NOFOLLOW), RemoveTree(digests, aside(name)))
 	}
 	return nil
 }

@@ -61,7 +61,7 @@ func TestFaultCrashPoints(t *testing.T) {
 		if full() {
 			k = 0
 		}
-		calls := f.known(d)
+		calls := f.known(d, f.points)
 		y := tally{name: "crash points: " + d.name, known: len(calls)}
 		for _, n := range spread(len(calls), k) {
 			y.one(t, f, d, func(wrong func(string, ...any)) (where string, reached bool) {
@@ -131,12 +131,12 @@ func (f *faulty) noPanic() {
 }
 
 // known does a verb undisturbed, and returns the points that left4d passes.
-func (f *faulty) known(d deed) []trace.Call {
+func (f *faulty) known(d deed, points func(trace.Call) bool) []trace.Call {
 	f.t.Helper()
 	d.ready(f)
-	tr := f.traceLeft4d(trace.Plan{Counts: f.points})
+	tr := f.traceLeft4d(trace.Plan{Counts: points})
 	o := d.do(f)
-	mustBeSound(f.t, f.Machine, d.name, f.calm)
+	f.sound(d.name)
 	calls, err := tr.Detach()
 	if err != nil || !o.well() {
 		f.t.Fatalf("%s: %v %v: %s", d.name, err, o, f.cause(o))
@@ -166,7 +166,7 @@ func (y *tally) one(t *testing.T, f *faulty, d deed, fault func(wrong func(strin
 	if text := f.again(d); text != "" {
 		wrong("%s", text)
 	}
-	for _, text := range violations(t, f.Machine, f.calm) {
+	for _, text := range f.violations(nil) {
 		wrong("after it is done again: %s", text)
 	}
 	y.reached++
@@ -175,6 +175,18 @@ func (y *tally) one(t *testing.T, f *faulty, d deed, fault func(wrong func(strin
 	for _, text := range wrongs {
 		t.Errorf("%s, at %s: %s", y.name, where, text)
 	}
+}
+
+// violations are those that were not there before this point: each is told once.
+func (f *faulty) violations(expected func(string) bool) []string {
+	f.t.Helper()
+	wrongs := violationsBut(f.t, f.Machine, f.calm, toldWithin, func(text string) bool {
+		return f.told[text] || expected != nil && expected(text)
+	})
+	for _, text := range wrongs {
+		f.told[text] = true
+	}
+	return wrongs
 }
 
 // objects are the definitions that left4d tells.
@@ -206,7 +218,7 @@ func (f *faulty) objects() (all []string) {
 func (f *faulty) after(tr *trace.Tracee, n int, wrong func(string, ...any)) (where string, reached bool) {
 	f.t.Helper()
 	early := tr.Hit()
-	wrongs := violations(f.t, f.Machine, f.calm)
+	wrongs := f.violations(nil)
 	calls, err := tr.Detach()
 	if err != nil {
 		f.t.Fatal(err)
@@ -215,7 +227,7 @@ func (f *faulty) after(tr *trace.Tracee, n int, wrong func(string, ...any)) (whe
 		return "", false
 	}
 	if !early {
-		wrongs = violations(f.t, f.Machine, f.calm)
+		wrongs = f.violations(nil)
 	}
 	for _, text := range wrongs {
 		wrong("%s", text)
@@ -280,7 +292,7 @@ func (f *faulty) knownOf(d deed, h helper) []trace.Call {
 	d.ready(f)
 	come := f.await(h.program, h.arg, trace.Plan{Counts: files})
 	o := d.do(f)
-	mustBeSound(f.t, f.Machine, d.name, f.calm)
+	f.sound(d.name)
 	tr := come.came()
 	if tr == nil || !o.well() {
 		f.t.Fatalf("%s: came: %v, %v: %s", h.name, tr != nil, o, f.cause(o))
