@@ -353,10 +353,8 @@ var deeds = []deed{
 		f.absent(other)
 		f.running(victim)
 		f.must("StopInstance", victim, config{})
-	}, func(f *faulty) outcome {
 		f.defined(other)
-		return f.ask("InitializeInstance", other, config{}, config{"files_from": victim})
-	}, []string{"InUse"}, true},
+	}, call("InitializeInstance", other, config{}, config{"files_from": victim}), []string{"InUse"}, true},
 	{"import", (*faulty).spent, func(f *faulty) outcome { return f.importLayer(config{}) }, nil, true},
 	{"import, merged", (*faulty).spent, func(f *faulty) outcome { return f.importLayer(config{"merge": true}) }, nil, false},
 	{"import of the game", (*faulty).spent, func(f *faulty) outcome { return f.importing("ImportGame", f.tar, config{}) }, nil, false},
