@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"unicode/utf8"
 )
 
 const hostilePort = "27015" // of the first instance
@@ -79,4 +80,9 @@ func differences(before, after string) string {
 		found = append(found[:40], fmt.Sprintf("and %d more", len(found)-40))
 	}
 	return strings.Join(found, "\n")
+}
+
+// unsafe tells of bytes that a terminal would obey, or of none that it could show.
+func unsafe(text string) bool {
+	return strings.ContainsAny(text, "\x1b\x07\u009b\u202e") || !utf8.ValidString(text)
 }

@@ -183,7 +183,7 @@ func TestAbuseServer(t *testing.T) {
 			if r.Code != 0 {
 				wrong("left4ctl %s: exit status %d\n%.2000s", strings.Join(args, " "), r.Code, r.Err)
 			}
-			if strings.ContainsAny(r.Out+r.Err, "\x1b\x07\u009b\u202e\xff") {
+			if unsafe(r.Out + r.Err) {
 				wrong("left4ctl %s prints %.2000q", strings.Join(args, " "), r.Out+r.Err)
 			}
 			safe(strings.Join(args, " "))
