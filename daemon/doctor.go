@@ -80,7 +80,7 @@ func (e *examination) add(name, severity, repair, what string, args ...any) {
 	e.all = append(e.all, Problem{e.kind, name, severity, fmt.Sprintf(what, args...), repair})
 }
 
-// look has one check done.
+// lookFor has one check done.
 func (d *Daemon) lookFor(ctx context.Context, c check, self *job) []Problem {
 	e := &examination{ctx: ctx, self: self, kind: c.kind}
 	if err := c.find(d, e); err != nil {
@@ -117,6 +117,9 @@ func (d *Daemon) logProblems() {
 	}
 }
 
+// maxProblem is more than any problem's kind and name have: a path is the longest.
+const maxProblem = 5000
+
 // RepairProblems accepts a job that mends problems, each named as kind/name, or by its kind all of that; none is all that
 // can be repaired. Error: InvalidArgument.
 func (d *Daemon) RepairProblems(which []string, r Request) (Job, error) {
@@ -124,6 +127,8 @@ func (d *Daemon) RepairProblems(which []string, r Request) (Job, error) {
 		kind, _, _ := strings.Cut(problem, "/")
 		i := slices.IndexFunc(checks, func(c check) bool { return c.kind == kind })
 		switch {
+		case len(problem) > maxProblem:
+			return Job{}, errorf(InvalidArgument, "there are no problems with names as long as %q", shorten(problem))
 		case i < 0:
 			return Job{}, errorf(InvalidArgument, "there are no problems of the kind %q", shorten(kind))
 		case checks[i].repair == nil:

@@ -42,10 +42,11 @@ func (d *Daemon) CreateInstance(name string, c Changes, owner uint32) (Instance,
 		}
 	}
 	// It would become the server of the new one, with whatever it was started with.
-	if running, err := d.Units.Running(d.ctx, units.ServerUnit(name)); err != nil || len(running) > 0 {
-		if err != nil {
-			return Instance{}, cannot("create", name, err)
-		}
+	ctx, cancel := context.WithTimeout(d.ctx, undoTime)
+	defer cancel()
+	if s, err := d.Units.State(ctx, units.ServerUnit(name)); err != nil {
+		return Instance{}, cannot("create", name, err)
+	} else if !s.Down() {
 		return Instance{}, errorf(InUse, "cannot create %s: a server of an earlier instance runs; delete %s ends it, a repair brings it back", name, name)
 	}
 	view, err := d.addInstance(&def)

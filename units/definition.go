@@ -27,10 +27,11 @@ func (l Layout) KeepDefinition(name string, text []byte) error {
 	if err := createFile(dir, temp, text, 0o600, -1, -1); err != nil {
 		return err
 	}
+	// No fsync of the directory, which costs a start time: after a power cut there may be the older one.
 	if err := unix.Renameat(dir, temp, dir, definitionName); err != nil {
 		return pathError(definitionName, err)
 	}
-	return unix.Fsync(dir)
+	return nil
 }
 
 // TidyDefinition removes what a kill may have left of KeepDefinition.

@@ -641,3 +641,38 @@ func TestNumbersAreReserved(t *testing.T) {
 		t.Error("two overlays of one name")
 	}
 }
+
+// So left4d starts on a disk that is full.
+func TestOpeningWhatIsSoundWritesNothing(t *testing.T) {
+	path := kept(t)
+	before := read(t, path)
+	s := open(t, path)
+	if wal, err := os.Stat(path + "-wal"); err == nil && wal.Size() > 0 {
+		t.Errorf("there are %d bytes in the log", wal.Size())
+	}
+	if !bytes.Equal(read(t, path), before) || s.anew {
+		t.Error("it has changed")
+	}
+}
+
+func TestADirectoryThatCannotBeWrittenTo(t *testing.T) {
+	if os.Geteuid() == 0 {
+		t.Skip("root writes where it wants to")
+	}
+	path := kept(t)
+	backup := contents(backupOf(path))
+	if err := os.Chmod(filepath.Dir(path), 0o500); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.Chmod(filepath.Dir(path), 0o700) })
+	for _, damage := range []func(){func() {}, func() { os.Truncate(path, 0) }} {
+		damage()
+		if s, err := Open(path); err == nil {
+			t.Error("it was opened")
+			s.Close()
+		}
+		if contents(backupOf(path)) != backup {
+			t.Error("the backup has changed")
+		}
+	}
+}

@@ -162,8 +162,12 @@ func (s *Store) migrate(fresh bool) error {
 			return fmt.Errorf("cannot back up before the migration: %w", err)
 		}
 	}
-	// Without a migration too: what another process holds is met now, not by the first change.
+	// Without a migration too: what another process holds is met now, not by the first change. It writes nothing then, so
+	// that left4d starts on a full disk.
 	err = s.tx(func(tx *sqlx.Tx) error {
+		if version == len(files) {
+			return nil
+		}
 		for ; version < len(files); version++ {
 			text, err := schema.ReadFile(files[version])
 			if err != nil {
