@@ -9,7 +9,9 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -64,14 +66,31 @@ func damaged(err error) error {
 	return &damage{what: "is damaged: " + err.Error()}
 }
 
+// unread is what the check says where it was not given a page of the file, and with which of SQLite's errors. A page that
+// cannot be there, or has nonsense in it, is told in other words.
+var unread = regexp.MustCompile(`unable to get the page\. error code=([0-9]+)|failed to get page `)
+
+// checked is what the result of a check means: a disk that fails for a moment has damaged nothing.
+func checked(result string) error {
+	if result == "ok" {
+		return nil
+	}
+	if found := unread.FindStringSubmatch(result); found != nil {
+		if code, _ := strconv.Atoi(found[1]); sqlite.ErrNo(code&0xff) != sqlite.ErrCorrupt {
+			return fmt.Errorf("cannot read all of it: %s", result)
+		}
+	}
+	return &damage{what: "is damaged: " + result}
+}
+
 // sound checks the structure of the database and that what rows name is there.
 func (s *Store) sound() error {
 	var check string
 	if err := s.db.Get(&check, "PRAGMA quick_check(1)"); err != nil {
 		return err
 	}
-	if check != "ok" {
-		return &damage{what: "is damaged: " + check}
+	if err := checked(check); err != nil {
+		return err
 	}
 	var broken struct {
 		Table, Parent string

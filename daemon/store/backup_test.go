@@ -676,3 +676,25 @@ func TestADirectoryThatCannotBeWrittenTo(t *testing.T) {
 		}
 	}
 }
+
+// The check of a database says in its result, and not as an error, that the disk did not give it a page.
+func TestADiskThatFailsHasDamagedNothing(t *testing.T) {
+	for result, want := range map[string]bool{
+		"*** in database main ***\nTree 13 page 13: unable to get the page. error code=8458": false,
+		"*** in database main ***\nTree 2 page 48: unable to get the page. error code=266":   false,
+		"*** in database main ***\nTree 2 page 48: unable to get the page. error code=7":     false,
+		"*** in database main ***\nTree 2 page 48 cell 3: failed to get page 7":              false,
+		"*** in database main ***\nTree 2 page 48: unable to get the page. error code=11":    true,
+		"*** in database main ***\nTree 2 page 48: btreeInitPage() returns error code 11":    true,
+		"*** in database main ***\nTree 2 page 48 cell 3: invalid page number 4000":          true,
+		"row 3 missing from index sqlite_autoindex_instance_1":                               true,
+	} {
+		var bad *damage
+		if err := checked(result); err == nil || errors.As(err, &bad) != want {
+			t.Errorf("%q: %v", result, err)
+		}
+	}
+	if err := checked("ok"); err != nil {
+		t.Error(err)
+	}
+}
