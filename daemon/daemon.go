@@ -23,6 +23,7 @@ import (
 // Units is what the daemon needs of systemd; *units.Systemd has it.
 type Units interface {
 	State(ctx context.Context, unit string) (units.State, error)
+	Survey(ctx context.Context, instances []string) error
 	Start(ctx context.Context, unit string) error
 	Stop(ctx context.Context, unit string) error
 	Restart(ctx context.Context, unit string) error

@@ -246,10 +246,9 @@ func TestSystemdRunsAServer(t *testing.T) {
 	if again := m.state(ctx, overlay); again.InvocationID != mounted.InvocationID {
 		t.Errorf("the restart took the overlay down")
 	}
-	states, err := m.States(ctx, "left4-*@t-*.service")
-	m.ok(err)
-	if len(states) != 2 || states[unit].Active != "active" || states[overlay].Sub != "exited" {
-		t.Errorf("states: %+v", states)
+	m.ok(m.Survey(ctx, []string{"t-a", "t-none"}))
+	if up, mounted, none := m.state(ctx, unit), m.state(ctx, overlay), m.state(ctx, ServerUnit("t-none")); up.Active != "active" || up.MainPID == 0 || mounted.Sub != "exited" || none.Loaded {
+		t.Errorf("surveyed: %+v, %+v, %+v", up, mounted, none)
 	}
 
 	m.ok(m.config.Disable("t-a"))

@@ -29,6 +29,7 @@ const reloadTimeout = 5 * time.Minute
 func (s *Systemd) reload() error {
 	ctx, cancel := context.WithTimeout(context.Background(), reloadTimeout)
 	defer cancel()
+	defer s.mayHaveChanged("")
 	return s.manager(ctx, "Reload")
 }
 

@@ -57,7 +57,10 @@ type Systemd struct {
 	jobs     map[string]map[*jobWait]struct{}
 	waiting  map[string]map[chan struct{}]struct{}
 	watchers []*watcher
-	seen     map[string]State // what was last told of each server's unit
+	seen     map[string]State    // what was last told of each server's unit
+	readings map[string]*reading // what was read of each unit since systemd last told of it
+	touched  map[string]bool     // what it has told of since the survey began; nil: there is none
+	survey   sync.Mutex          // one survey at a time; taken before mu
 }
 
 // Connect connects to the system bus (DBUS_SYSTEM_BUS_ADDRESS is honoured) and to systemd on it.
@@ -76,12 +79,13 @@ func connect(ctx context.Context) (*Systemd, error) {
 		return nil, err
 	}
 	s := &Systemd{
-		socket:  socket,
-		moved:   make(chan struct{}, 1),
-		changed: make(chan struct{}),
-		jobs:    map[string]map[*jobWait]struct{}{},
-		waiting: map[string]map[chan struct{}]struct{}{},
-		seen:    map[string]State{},
+		socket:   socket,
+		moved:    make(chan struct{}, 1),
+		changed:  make(chan struct{}),
+		jobs:     map[string]map[*jobWait]struct{}{},
+		waiting:  map[string]map[chan struct{}]struct{}{},
+		seen:     map[string]State{},
+		readings: map[string]*reading{},
 	}
 	s.group.commit = s.reload
 	s.conn, err = dbus.NewConn(newBoundedConn(socket),
@@ -214,46 +218,6 @@ type ExecStatus struct {
 // Down reports whether nothing of the unit runs or is about to.
 func (s State) Down() bool { return s.Active == "inactive" || s.Active == "failed" }
 
-// State asks how the unit is. It never makes systemd load a unit.
-func (s *Systemd) State(ctx context.Context, unit string) (State, error) {
-	path, err := s.unitPath(ctx, unit)
-	if errors.Is(err, ErrNoUnit) {
-		return s.remembered(unit), nil
-	}
-	if err == nil {
-		var st State
-		if st, err = s.stateAt(ctx, path); err == nil {
-			return st, nil
-		}
-	}
-	return State{}, fmt.Errorf("cannot read the state of %s: %w", unit, err)
-}
-
-// States asks for all loaded units whose names match a glob, such as "left4-server@*.service".
-func (s *Systemd) States(ctx context.Context, pattern string) (map[string]State, error) {
-	states, err := s.states(ctx, pattern)
-	if err != nil {
-		return nil, fmt.Errorf("cannot read the states of %s: %w", pattern, err)
-	}
-	return states, nil
-}
-
-func (s *Systemd) states(ctx context.Context, pattern string) (map[string]State, error) {
-	list, err := s.list(ctx, pattern)
-	if err != nil {
-		return nil, err
-	}
-	states := make(map[string]State, len(list))
-	for _, unit := range list {
-		st, err := s.stateAt(ctx, unit.Path)
-		if err != nil {
-			return nil, err
-		}
-		states[unit.Name] = st
-	}
-	return states, nil
-}
-
 // Running names the loaded units whose names match a glob and that are not down.
 func (s *Systemd) Running(ctx context.Context, pattern string) ([]string, error) {
 	list, err := s.list(ctx, pattern)
@@ -278,12 +242,9 @@ type listed struct {
 	JobPath                                         dbus.ObjectPath
 }
 
-func (s *Systemd) list(ctx context.Context, pattern string) (list []listed, err error) {
-	call := s.do(ctx, managerPath, managerIface+".ListUnitsByPatterns", []string{}, []string{pattern})
-	if err := call.Store(&list); err != nil {
-		return nil, busError(err)
-	}
-	return list, nil
+func (s *Systemd) list(ctx context.Context, patterns ...string) (list []listed, err error) {
+	err = s.managerStore(ctx, &list, "ListUnitsByPatterns", []string{}, patterns)
+	return list, err
 }
 
 // Loaded reports whether PID 1 has the unit in memory. If so, it does not see a changed drop-in until Reload.
@@ -302,21 +263,6 @@ func (s *Systemd) Loaded(ctx context.Context, unit string) (bool, error) {
 // would load it.)
 func (s *Systemd) unitPath(ctx context.Context, unit string) (path dbus.ObjectPath, err error) {
 	return path, s.managerStore(ctx, &path, "GetUnit", unit)
-}
-
-func (s *Systemd) stateAt(ctx context.Context, path dbus.ObjectPath) (State, error) {
-	unit, err := s.properties(ctx, path, unitIface)
-	if err != nil {
-		return State{}, err
-	}
-	service, err := s.properties(ctx, path, serviceIface)
-	if err != nil {
-		return State{}, err
-	}
-	st := State{Loaded: true}
-	st.putUnit(unit)
-	st.putService(service)
-	return st, nil
 }
 
 // putUnit takes over properties of org.freedesktop.systemd1.Unit; those that are not there stay as they are.
@@ -383,10 +329,8 @@ func (s *Systemd) remember(unit, iface string, changed map[string]dbus.Variant) 
 	s.seen[unit] = st
 }
 
-// remembered is the state of a unit that is not loaded.
+// remembered is, with mu held, the state of a unit that is not loaded.
 func (s *Systemd) remembered(unit string) State {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	st := s.seen[unit]
 	st.Loaded, st.LoadState, st.Active, st.Sub, st.Job, st.MainPID = false, "", "inactive", "", 0, 0
 	return st
@@ -468,6 +412,7 @@ func (s *Systemd) waitOwner(ctx context.Context, old string) (string, error) {
 // setOwner is called with mu held.
 func (s *Systemd) setOwner(owner string) {
 	s.owner = owner
+	s.unread("")
 	close(s.changed)
 	s.changed = make(chan struct{})
 }

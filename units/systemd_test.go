@@ -231,6 +231,8 @@ func fakeUnits(active string) func(*dbus.Message) ([]any, error) {
 			return nil, errors.New(busName + ".NoSuchJob")
 		case "GetAll":
 			return []any{map[string]dbus.Variant{"ActiveState": dbus.MakeVariant(active), "MainPID": dbus.MakeVariant(uint32(42))}}, nil
+		case "Get":
+			return []any{dbus.MakeVariant(uint32(42))}, nil
 		}
 		return nil, nil
 	}
@@ -445,6 +447,90 @@ func TestABusyWatcherDelaysNobody(t *testing.T) {
 	if n := counts[ServerUnit("a")]; n != 1 {
 		t.Errorf("5000 changes were told %d times", n)
 	}
+}
+
+// What was read serves until systemd tells anything of the unit; what came in the middle of a reading is not kept.
+func TestAReadingServesUntilASignal(t *testing.T) {
+	var during func()
+	units := fakeUnits("active")
+	ctx, b, s := connectFake(t, func(call *dbus.Message) ([]any, error) {
+		if call.Headers[dbus.FieldMember].Value() == "GetUnit" && during != nil {
+			during()
+		}
+		return units(call)
+	})
+	a := ServerUnit("a")
+	asked := func() (n int) {
+		t.Helper()
+		b.flush(ctx, s)
+		st, err := s.State(ctx, a)
+		noError(t, err)
+		if st.Active != "active" || st.MainPID != 42 {
+			t.Fatalf("state %+v", st)
+		}
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		for _, member := range b.calls {
+			if member == "GetUnit" {
+				n++
+			}
+		}
+		return n
+	}
+	for _, step := range []struct {
+		what string
+		do   func()
+		want int
+	}{
+		{"at first", func() {}, 1},
+		{"again", func() {}, 1},
+		{"another unit changed", func() { b.changed(realOwner, ServerUnit("b")) }, 1},
+		{"somebody else said so", func() { b.changed(mallory, a) }, 1},
+		{"it changed", func() { b.changed(realOwner, a) }, 2},
+		{"again", func() {}, 2},
+		{"it was unloaded", func() { b.signal(realOwner, managerPath, managerIface, "UnitRemoved", a, unitRoot+"/x") }, 3},
+		{"all may have changed", func() { b.signal(realOwner, managerPath, managerIface, "Reloading", false) }, 4},
+		{"it was asked to forget", func() { noError(t, s.ResetFailed(ctx, a)) }, 5},
+		{"it was to start", func() { _, err := s.queue(ctx, "start", "StartUnit", a); noError(t, err) }, 6},
+		{"it changes meanwhile", func() {
+			b.changed(realOwner, a)
+			during = func() { b.changed(realOwner, a) }
+		}, 7},
+		{"that reading was not kept", func() { during = nil }, 8},
+		{"again", func() {}, 8},
+		{"there is another systemd", func() { b.newOwner(""); b.newOwner(":1.9") }, 9},
+	} {
+		step.do()
+		if got := asked(); got != step.want {
+			t.Errorf("%s: asked %d times, not %d", step.what, got, step.want)
+		}
+	}
+}
+
+// Who asks while another does gets that answer, and asks himself where it was none.
+func TestReadingsAreShared(t *testing.T) {
+	asked, hang := make(chan struct{}, 2), make(chan struct{})
+	units := fakeUnits("active")
+	ctx, b, s := connectFake(t, func(call *dbus.Message) ([]any, error) {
+		if call.Headers[dbus.FieldMember].Value() == "GetUnit" {
+			asked <- struct{}{}
+			<-hang
+		}
+		return units(call)
+	})
+	_ = b
+	impatient, leave := context.WithCancel(ctx)
+	first, second := make(chan error, 1), make(chan error, 1)
+	go func() { _, err := s.State(impatient, ServerUnit("a")); first <- err }()
+	<-asked
+	go func() { _, err := s.State(ctx, ServerUnit("a")); second <- err }()
+	stillWaiting(t, second)
+	leave()
+	if err := <-first; !errors.Is(err, context.Canceled) {
+		t.Errorf("who left was told %v", err)
+	}
+	close(hang)
+	noError(t, <-second)
 }
 
 // A reload says something of every unit, and is told as one thing.

@@ -36,6 +36,7 @@ func (l listener) DeliverSignal(iface, member string, signal *dbus.Signal) {
 		unit, iface := unitOfPath(signal.Path), argument[string](signal, 0)
 		if iface == unitIface || iface == serviceIface {
 			s.remember(unit, iface, argument[map[string]dbus.Variant](signal, 1))
+			s.unread(unit)
 		}
 		if iface == unitIface {
 			s.touch(unit)
@@ -88,6 +89,7 @@ func unitOfPath(path dbus.ObjectPath) string {
 
 // touch notes, with mu held, that a unit changed.
 func (s *Systemd) touch(unit string) {
+	s.unread(unit)
 	for ch := range s.waiting[unit] {
 		wake(ch)
 	}
@@ -104,6 +106,7 @@ func (s *Systemd) touch(unit string) {
 
 // touchAll notes, with mu held, that everything may have changed.
 func (s *Systemd) touchAll() {
+	s.unread("")
 	for _, chans := range s.waiting {
 		for ch := range chans {
 			wake(ch)
