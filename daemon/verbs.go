@@ -600,6 +600,11 @@ func (d *Daemon) restart(ctx context.Context, j *job) error {
 	// All is written before anything is stopped, for a restart that cannot end well must not begin.
 	unlock := d.lockUnit(def.Name)
 	r, err := d.prepare(def)
+	if err == nil && s.Wanted {
+		// Its unit stays loaded when it is stopped, so a changed drop-in needs a reload: here, where many that are restarted at
+		// once still come at once, and share it. After the stop each would have one of its own.
+		err = d.freshen(ctx, def.Name)
+	}
 	unlock()
 	if err != nil {
 		return cannot("restart", def.Name, err)

@@ -12,9 +12,9 @@ import (
 // A reading is what was asked of a unit, or is being asked. It serves whoever asks before systemd tells anything new of the
 // unit: nothing changes without a signal, and each question costs PID 1 up to a millisecond, of which a start waits for many.
 type reading struct {
-	path  dbus.ObjectPath // of a unit that is known to be loaded and was not asked yet
+	path  dbus.ObjectPath // of a unit that a survey has found and nobody has asked yet
 	done  chan struct{}   // nil: nobody asks
-	state State
+	state State           // before done is closed: what the survey tells
 	err   error
 }
 
@@ -26,7 +26,7 @@ func (s *Systemd) State(ctx context.Context, unit string) (State, error) {
 	for {
 		r, mine := s.reading(unit)
 		if mine {
-			r.state, r.err = s.read(ctx, unit, r.path)
+			r.state, r.err = s.read(ctx, unit, r.path, r.state)
 			if r.err != nil {
 				s.mu.Lock()
 				if s.readings[unit] == r {
@@ -91,9 +91,10 @@ func (s *Systemd) mayHaveChanged(unit string) {
 	s.unread(unit)
 }
 
-// read asks for the state of a unit. path is "" where it is not known whether it is loaded.
-func (s *Systemd) read(ctx context.Context, unit string, path dbus.ObjectPath) (st State, err error) {
+// read asks for the state of a unit. path is "" where no survey has found it.
+func (s *Systemd) read(ctx context.Context, unit string, path dbus.ObjectPath, st State) (State, error) {
 	if path == "" {
+		var err error
 		path, err = s.unitPath(ctx, unit)
 		if errors.Is(err, ErrNoUnit) {
 			s.mu.Lock()
@@ -105,27 +106,39 @@ func (s *Systemd) read(ctx context.Context, unit string, path dbus.ObjectPath) (
 		}
 	}
 	st.Loaded = true
-	all, err := s.properties(ctx, path, unitIface)
-	if err != nil {
+	_, ours := InstanceOf(unit)
+	if !ours || st.Active != "active" {
+		all, err := s.properties(ctx, path, unitIface)
+		if err != nil {
+			return State{}, err
+		}
+		st.putUnit(all)
+	} else if err := s.some(ctx, path, unitIface, st.putUnit, "ActiveEnterTimestamp", "StateChangeTimestamp"); err != nil {
 		return State{}, err
 	}
-	st.putUnit(all)
-	if _, ok := InstanceOf(unit); ok && st.Active == "active" {
-		// Of what is up this is all that anybody asks for, and much less work than the rest.
-		for _, name := range []string{"MainPID", "NRestarts"} {
-			var value dbus.Variant
-			if err := s.do(ctx, path, propsIface+".Get", serviceIface, name).Store(&value); err != nil {
-				return State{}, busError(err)
-			}
-			st.putService(map[string]dbus.Variant{name: value})
-		}
-		return st, nil
+	if ours && st.Active == "active" {
+		// Of what is up nobody asks for more, and all that there is would be twenty times the work.
+		err := s.some(ctx, path, serviceIface, st.putService, "MainPID", "NRestarts")
+		return st, err
 	}
-	if all, err = s.properties(ctx, path, serviceIface); err != nil {
+	all, err := s.properties(ctx, path, serviceIface)
+	if err != nil {
 		return State{}, err
 	}
 	st.putService(all)
 	return st, nil
+}
+
+// some asks for a few properties of an interface.
+func (s *Systemd) some(ctx context.Context, path dbus.ObjectPath, iface string, put func(map[string]dbus.Variant), names ...string) error {
+	for _, name := range names {
+		var value dbus.Variant
+		if err := s.do(ctx, path, propsIface+".Get", iface, name).Store(&value); err != nil {
+			return busError(err)
+		}
+		put(map[string]dbus.Variant{name: value})
+	}
+	return nil
 }
 
 // Survey reads the units of all these instances anew, in one call where that tells enough; State asks for what is left.
@@ -155,9 +168,9 @@ func (s *Systemd) Survey(ctx context.Context, instances []string) error {
 	loaded := make(map[string]bool, len(list))
 	for _, u := range list {
 		loaded[u.Name] = true
-		r := &reading{path: u.Path}
+		r := &reading{path: u.Path, state: State{Loaded: true, LoadState: u.Load, Active: u.Active, Sub: u.Sub, Job: u.JobID}}
 		if strings.HasPrefix(u.Name, overlayPrefix) && u.Active == "active" {
-			r.done, r.state = told, State{Loaded: true, LoadState: u.Load, Active: u.Active, Sub: u.Sub, Job: u.JobID}
+			r.done = told // nobody asks for more
 		}
 		put(u.Name, r)
 	}

@@ -189,6 +189,7 @@ type State struct {
 	Result    string // success, exit-code, signal, core-dump, timeout, oom-kill, start-limit-hit, resources, protocol, …
 	Job       uint32 // the unit's pending job, 0 = none
 	Fragment  string // the unit file
+	Wanted    bool   // a loaded unit wants it, so that it stays loaded when it is down
 
 	MainPID uint32
 	// How the last main process ended: ExecMainCode is CLD_EXITED (1), CLD_KILLED (2) or CLD_DUMPED (3), 0 while it
@@ -271,6 +272,9 @@ func (st *State) putUnit(unit map[string]dbus.Variant) {
 	put(&st.Active, unit["ActiveState"])
 	put(&st.Sub, unit["SubState"])
 	put(&st.Fragment, unit["FragmentPath"])
+	if by, ok := unit["WantedBy"].Value().([]string); ok {
+		st.Wanted = len(by) > 0
+	}
 	putTime(&st.StateChange, unit["StateChangeTimestamp"])
 	putTime(&st.InactiveExit, unit["InactiveExitTimestamp"])
 	putTime(&st.ActiveEnter, unit["ActiveEnterTimestamp"])

@@ -1,9 +1,9 @@
 // bench measures left4 beside systemd and the tools of the machine, in a machine that is made for it and thrown away after
 // it. It runs as root, by `make bench`, which makes a table of the rows that it adds to the file in LEFT4_REPORT.
 //
-//	bench [-suite SUITE] [-short] [-svg DIR]
+//	bench [-suite SUITE] [-short | -options JSON] [-svg DIR]
 //
-// With -svg it draws how what it measures grows with the number of servers into files bench-*.svg there.
+// With -options it measures as much as that says, see package measured. With -svg it draws how what it measures grows with the number of servers into files bench-*.svg there.
 package main
 
 import (
@@ -22,6 +22,7 @@ import (
 func main() {
 	suite := flag.String("suite", "trixie", "the Debian to measure in")
 	short := flag.Bool("short", false, "only see whether all can be measured")
+	other := flag.String("options", "", "how much is measured, as JSON")
 	svg := flag.String("svg", "", "a directory to draw into")
 	flag.Parse()
 	if os.Geteuid() != 0 {
@@ -33,6 +34,12 @@ func main() {
 		options := measured.Full
 		if *short {
 			options = measured.Short
+		}
+		if *other != "" {
+			options = measured.Options{}
+			if err := json.Unmarshal([]byte(*other), &options); err != nil {
+				p.Fatalf("-options: %v", err)
+			}
 		}
 		result := measure(p, *suite, options)
 		if *svg != "" {
