@@ -38,6 +38,10 @@ var (
 	ErrLost = errors.New("the connection to the system bus is lost")
 )
 
+// maxAsking bounds the calls under way, far below the 128 that a bus lets one connection wait for (max_replies_per_connection
+// of dbus-daemon(1)): polkit is asked on the same one. PID 1 answers one after the other anyway.
+const maxAsking = 32
+
 // Systemd is the system's service manager over a connection of its own to the system bus. It accepts no calls and no
 // file descriptors, and believes only those signals that come from the very connection that owns systemd's name: any
 // local user can send a look-alike to one connection. All methods may be used at once by any number of goroutines.
@@ -47,6 +51,7 @@ type Systemd struct {
 	conn   *dbus.Conn
 	socket net.Conn
 	moved  chan struct{} // capacity 1: systemd's name has a new owner
+	asking chan struct{} // the calls under way
 	tasks  sync.WaitGroup
 	group  groupCommit
 
@@ -81,6 +86,7 @@ func connect(ctx context.Context) (*Systemd, error) {
 	s := &Systemd{
 		socket:   socket,
 		moved:    make(chan struct{}, 1),
+		asking:   make(chan struct{}, maxAsking),
 		changed:  make(chan struct{}),
 		jobs:     map[string]map[*jobWait]struct{}{},
 		waiting:  map[string]map[chan struct{}]struct{}{},
@@ -379,7 +385,13 @@ func (s *Systemd) do(ctx context.Context, path dbus.ObjectPath, method string, a
 		if err != nil {
 			return &dbus.Call{Err: err}
 		}
+		select {
+		case s.asking <- struct{}{}:
+		case <-ctx.Done():
+			return &dbus.Call{Err: ctx.Err()}
+		}
 		call := s.conn.Object(busName, path).CallWithContext(ctx, method, dbus.FlagNoAutoStart, args...)
+		<-s.asking
 		switch errorName(call.Err) {
 		case "org.freedesktop.DBus.Error.NoReply", "org.freedesktop.DBus.Error.ServiceUnknown", "org.freedesktop.DBus.Error.NameHasNoOwner", "org.freedesktop.DBus.Error.Disconnected":
 			if _, err := s.waitOwner(ctx, owner); err != nil {

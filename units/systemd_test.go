@@ -507,6 +507,51 @@ func TestAReadingServesUntilASignal(t *testing.T) {
 	}
 }
 
+// A bus lets a connection wait for so many answers, and refuses to pass on what is more.
+func TestTheBusIsNotAskedTooMuchAtOnce(t *testing.T) {
+	var open, most int
+	var mu sync.Mutex
+	release := make(chan struct{})
+	full := make(chan struct{}, maxAsking)
+	units := fakeUnits("active")
+	ctx, _, s := connectFake(t, func(call *dbus.Message) ([]any, error) {
+		if call.Headers[dbus.FieldMember].Value() != "GetUnit" {
+			return units(call)
+		}
+		mu.Lock()
+		open++
+		most = max(most, open)
+		mu.Unlock()
+		select {
+		case full <- struct{}{}:
+		default:
+		}
+		<-release
+		mu.Lock()
+		open--
+		mu.Unlock()
+		return units(call)
+	})
+	const many = 10 * maxAsking
+	ends := make(chan error, many)
+	for i := range many {
+		go func() {
+			_, err := s.Loaded(ctx, ServerUnit(fmt.Sprintf("s%d", i)))
+			ends <- err
+		}()
+	}
+	for range maxAsking {
+		<-full
+	}
+	close(release)
+	for range many {
+		noError(t, <-ends)
+	}
+	if most > maxAsking {
+		t.Errorf("%d calls were under way", most)
+	}
+}
+
 // Who asks while another does gets that answer, and asks himself where it was none.
 func TestReadingsAreShared(t *testing.T) {
 	asked, hang := make(chan struct{}, 2), make(chan struct{})
