@@ -198,6 +198,9 @@ type State struct {
 	Wanted    bool   // a loaded unit wants it, so that it stays loaded when it is down
 
 	MainPID uint32
+	// What follows is not asked of a server or a mount that is active, but for NRestarts, the times and InvocationID; of one
+	// that a survey has found active, these only as far as they tell since when.
+
 	// How the last main process ended: ExecMainCode is CLD_EXITED (1), CLD_KILLED (2) or CLD_DUMPED (3), 0 while it
 	// runs; ExecMainStatus is the exit status or the signal. ExecMainPID stays when the process is gone.
 	ExecMainCode   int32
