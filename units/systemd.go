@@ -63,6 +63,7 @@ type Systemd struct {
 	waiting  map[string]map[chan struct{}]struct{}
 	watchers []*watcher
 	seen     map[string]State    // what was last told of each server's unit
+	told     map[string]string   // the states that Watch has told of
 	readings map[string]*reading // what was read of each unit since systemd last told of it
 	touched  map[string]bool     // what it has told of since the survey began; nil: there is none
 	survey   sync.Mutex          // one survey at a time; taken before mu
@@ -91,6 +92,7 @@ func connect(ctx context.Context) (*Systemd, error) {
 		jobs:     map[string]map[*jobWait]struct{}{},
 		waiting:  map[string]map[chan struct{}]struct{}{},
 		seen:     map[string]State{},
+		told:     map[string]string{},
 		readings: map[string]*reading{},
 	}
 	s.group.commit = s.reload

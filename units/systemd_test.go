@@ -449,6 +449,54 @@ func TestABusyWatcherDelaysNobody(t *testing.T) {
 	}
 }
 
+// systemd signals a unit ten times in the course of a start; who watches is told of its states.
+func TestAStateIsToldOnce(t *testing.T) {
+	ctx, b, s := connectFake(t, fakeUnits("active"))
+	told := make(chan string, 100)
+	s.Watch(func(unit string) { told <- unit }, func() { told <- "all" })
+	signal := func(unit, active, sub string, at uint64) {
+		b.signal(realOwner, unitRoot+"/"+busLabel(unit), propsIface, "PropertiesChanged", unitIface, map[string]dbus.Variant{
+			"ActiveState": dbus.MakeVariant(active), "SubState": dbus.MakeVariant(sub), "StateChangeTimestamp": dbus.MakeVariant(at),
+		}, []string{})
+	}
+	a, overlay, mount := ServerUnit("a"), OverlayUnit("a"), "var-lib-left4-runtime-a-merged.mount"
+	for _, step := range []struct {
+		what string
+		do   func()
+		want string
+	}{
+		{"it starts", func() { signal(a, "activating", "start-pre", 1) }, a},
+		{"the same again", func() { signal(a, "activating", "start-pre", 1) }, ""},
+		{"it was loaded", func() { b.signal(realOwner, managerPath, managerIface, "UnitNew", a, unitRoot+"/x") }, ""},
+		{"its job is done", func() { b.jobRemoved(realOwner, 7, a, "done") }, ""},
+		{"it runs", func() { signal(a, "active", "running", 2) }, a},
+		{"it was restarted in between", func() { signal(a, "active", "running", 3) }, a},
+		{"its mount", func() { signal(overlay, "active", "exited", 3) }, overlay},
+		{"the mount's own unit", func() { signal(mount, "active", "mounted", 4) }, overlay},
+		{"again", func() { signal(mount, "active", "mounted", 4) }, overlay},
+		{"another's", func() { signal("cron.service", "active", "running", 5) }, ""},
+		{"it is forgotten", func() { b.signal(realOwner, managerPath, managerIface, "UnitRemoved", a, unitRoot+"/x") }, a},
+		{"and loaded as it was", func() { signal(a, "active", "running", 3) }, a},
+		{"all was read again", func() { b.signal(realOwner, managerPath, managerIface, "Reloading", false) }, "all"},
+		{"the same after that", func() { signal(a, "active", "running", 3) }, a},
+	} {
+		step.do()
+		b.flush(ctx, s)
+		// The watcher tells in order, so that of a last one shows what came before it.
+		b.changed(realOwner, ServerUnit("end"))
+		got := ""
+		for unit := range told {
+			if unit == ServerUnit("end") {
+				break
+			}
+			got += unit
+		}
+		if got != step.want {
+			t.Errorf("%s: told of %q, not %q", step.what, got, step.want)
+		}
+	}
+}
+
 // What was read serves until systemd tells anything of the unit; what came in the middle of a reading is not kept.
 func TestAReadingServesUntilASignal(t *testing.T) {
 	var during func()
