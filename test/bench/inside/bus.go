@@ -171,7 +171,6 @@ type raw struct {
 func dialRaw() *raw {
 	conn, err := net.Dial("unix", socket)
 	check(err)
-	// godbus says hello; from then on the connection is ours, for it reads only what it was sent.
 	r := &raw{conn, make([]byte, 1<<20)}
 	fmt.Fprintf(conn, "\x00AUTH EXTERNAL 30\r\n") // uid 0
 	r.line()
@@ -187,7 +186,7 @@ func (r *raw) line() {
 	}
 }
 
-// message is a call, encoded. Its serial is 1, whatever was sent before: nobody minds.
+// message is a call, encoded. Its serial is 1: the bus minds no other call of that serial that has been answered.
 func message(service string, path dbus.ObjectPath, iface, member string, args ...any) []byte {
 	m := &dbus.Message{Type: dbus.TypeMethodCall, Headers: map[dbus.HeaderField]dbus.Variant{
 		dbus.FieldDestination: dbus.MakeVariant(service),

@@ -194,7 +194,7 @@ func (b *bench) stop(name string) {
 // starts are rows 1 and 2: one more server with n that run, the stand-in of the game in each case.
 func (b *bench) starts(n int) {
 	var first, firstHand, again, hand, systemctl samples
-	var ours, theirs []string
+	var theirs []string
 	for i := range b.Rounds {
 		// As first starts: nothing is rendered yet, no directory is there. By hand all is written beforehand.
 		name, other := fmt.Sprintf("ours-%d-%d", n, i), fmt.Sprintf("hand-%d-%d", n, i)
@@ -227,7 +227,6 @@ func (b *bench) starts(n int) {
 		b.quiet() // left4d has looked at all after the reload
 		b.stopByHand(name)
 	}
-	_ = ours
 	b.row(fmt.Sprintf("1 start + enable of one, %d loaded", n), slices.Concat(again.figures("left4"), hand.figures("by hand"), []report.Figure{times(ratio(again, hand))}),
 		"≤ 1.15 ×", ratio(again, hand) <= 1.15, "a link and StartUnit by hand, on copies of the same units")
 	b.row(fmt.Sprintf("1 the same, its first start, %d loaded", n), slices.Concat(first.figures("left4"), firstHand.figures("by hand"), []report.Figure{times(ratio(first, firstHand))}),
