@@ -95,7 +95,7 @@ func connect(ctx context.Context) (*Systemd, error) {
 		told:     map[string]string{},
 		readings: map[string]*reading{},
 	}
-	s.group.commit = s.reload
+	s.group.commit, s.group.pause, s.group.most = s.reload, gatherPause, gatherMost
 	s.conn, err = dbus.NewConn(newBoundedConn(socket),
 		dbus.WithHandler(refuseCalls{}), dbus.WithSignalHandler(listener{s}))
 	if err != nil {

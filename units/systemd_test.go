@@ -804,6 +804,25 @@ func TestWorkerSendsItsDescriptorWithTheCallOnly(t *testing.T) {
 	}
 }
 
+// Those who come one by one, but close behind each other, share a reload; it waits neither for ever nor for nobody.
+func TestReloadsWaitForEachOther(t *testing.T) {
+	runs := 0
+	g := groupCommit{commit: func() error { runs++; return nil }, pause: time.Hour, most: time.Hour}
+	run := g.join()
+	for range 50 {
+		if g.join() != run {
+			t.Fatal("one of those that come at once has a reload of its own")
+		}
+	}
+	late := groupCommit{commit: func() error { return nil }, pause: time.Hour, most: time.Millisecond}
+	noError(t, late.do(t.Context()))
+	alone := groupCommit{commit: func() error { return nil }, pause: time.Millisecond, most: time.Hour}
+	noError(t, alone.do(t.Context()))
+	if runs != 0 {
+		t.Errorf("%d reloads while more may come", runs)
+	}
+}
+
 func TestReloadsAreShared(t *testing.T) {
 	ctx := context.Background()
 	running, release := make(chan int), make(chan error)

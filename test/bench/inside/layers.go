@@ -6,7 +6,6 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -34,30 +33,29 @@ func (b *bench) layers() {
 		}
 		options := "index=off,metacopy=off,redirect_dir=nofollow,xino=off,upperdir=/var/lib/hand/upper,workdir=/var/lib/hand/work,lowerdir=" +
 			strings.Join(lower, ":")
+		mount := []string{"mount", "-t", "overlay", "-o", options, "overlay", "/var/lib/hand/merged"}
+		note := "whole processes; by mount(8) from within the directory of the layers"
+		if _, err := inDir(overlays, mount...); err != nil {
+			// The new way to mount takes 255 bytes of names; mount(8) knows the old one too.
+			mount = append([]string{"env", "LIBMOUNT_FORCE_MOUNT2=always"}, mount...)
+			note += ", which refuses so many until LIBMOUNT_FORCE_MOUNT2 is set"
+			_, err := inDir(overlays, mount...)
+			check(err)
+		}
+		check(unix.Unmount("/var/lib/hand/merged", 0))
 		var ours, theirs samples
-		refused := ""
 		for i := -1; i < b.Rounds; i++ { // the first one only warms up
 			took := timed("/usr/libexec/left4/left4-overlay", "mount", name)
 			timed("/usr/libexec/left4/left4-overlay", "umount", name)
-			hand, err := inDir(overlays, "mount", "-t", "overlay", "-o", options, "overlay", "/var/lib/hand/merged")
-			if err != nil {
-				refused = err.Error()
-				hand = 0
-			} else {
-				check(unix.Unmount("/var/lib/hand/merged", 0))
-			}
+			hand, err := inDir(overlays, mount...)
+			check(err)
+			check(unix.Unmount("/var/lib/hand/merged", 0))
 			if i >= 0 {
 				ours, theirs = append(ours, took), append(theirs, hand)
 			}
 		}
-		figures, goal, met, note := ours.figures("left4-overlay"), "≤ 1.5 ×", false, "whole processes; names relative to the layers' directory for mount"
-		if refused != "" {
-			goal, note = "", "mount(8) refuses: "+refused
-		} else {
-			figures = slices.Concat(figures, theirs.figures("mount"), []report.Figure{times(ratio(ours, theirs))})
-			met = ratio(ours, theirs) <= 1.5
-		}
-		b.row(fmt.Sprintf("12 mount of %d layers", n), figures, goal, met, note)
+		figures := slices.Concat(ours.figures("left4-overlay"), theirs.figures("mount"), []report.Figure{times(ratio(ours, theirs))})
+		b.row(fmt.Sprintf("12 mount of %d layers", n), figures, "≤ 1.5 ×", ratio(ours, theirs) <= 1.5, note)
 	}
 }
 
@@ -65,7 +63,6 @@ func (b *bench) layers() {
 func inDir(dir string, argv ...string) (time.Duration, error) {
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Dir = dir
-	cmd.SysProcAttr = &syscall.SysProcAttr{}
 	var errs strings.Builder
 	cmd.Stderr = &errs
 	began := time.Now()
