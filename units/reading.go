@@ -113,8 +113,10 @@ func (s *Systemd) read(ctx context.Context, unit string, path dbus.ObjectPath, s
 			return State{}, err
 		}
 		st.putUnit(all)
-	} else if err := s.some(ctx, path, unitIface, st.putUnit, "ActiveEnterTimestamp", "StateChangeTimestamp"); err != nil {
+	} else if err := s.some(ctx, path, unitIface, st.putUnit, "ActiveEnterTimestamp"); err != nil {
 		return State{}, err
+	} else {
+		st.StateChange = st.ActiveEnter // a server knows one state of being active
 	}
 	if ours && st.Active == "active" {
 		// Of what is up nobody asks for more, and all that there is would be twenty times the work.
