@@ -18,7 +18,6 @@ func TestAllIsMeasured(t *testing.T) {
 	if suite == "" {
 		t.Skip("boots a machine, which LEFT4_RING allows: run sudo make test")
 	}
-	t.Parallel()
 	// The rows go to nobody's table: they are not what make bench would find.
 	t.Setenv("LEFT4_REPORT", "")
 	result := measure(t, suite, measured.Short)

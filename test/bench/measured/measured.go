@@ -28,8 +28,8 @@ var (
 		Flap: 100, Flaps: 30, Layers: []int{1, 10, 200}, Changed: 50, Listed: 100,
 	}
 	Short = Options{
-		Loaded: []int{1, 8}, Rounds: 3, Again: 1, Calls: 50, Many: 6, Rest: 8, Flood: 500, Idle: 2,
-		Flap: 4, Flaps: 5, Layers: []int{1, 10}, Changed: 4, Listed: 8,
+		Loaded: []int{1, 4}, Rounds: 2, Again: 1, Calls: 50, Many: 4, Rest: 4, Flood: 500, Idle: 1,
+		Flap: 3, Flaps: 5, Layers: []int{1, 10}, Changed: 3, Listed: 4,
 	}
 )
 
