@@ -46,7 +46,7 @@ type bench struct {
 	result measured.Result
 	light  int // instances that run
 
-	firstStarts, stops, restarts int // reloads that PID 1 made of them
+	firstStarts, stops int // reloads that PID 1 made of them
 }
 
 func (b *bench) run() {
