@@ -27,33 +27,26 @@ type watch struct {
 // subscribe makes the match rules and learns who owns me.left4. It comes before every call: a job's end may be
 // signalled before the reply that names the job has arrived.
 func (c *Client) subscribe(ctx context.Context) error {
-	rules := [][]dbus.MatchOption{
-		{
-			dbus.WithMatchSender(names.Bus),
-			dbus.WithMatchInterface(names.Bus),
-			dbus.WithMatchMember("NameOwnerChanged"),
-			dbus.WithMatchArg(0, names.Service),
-		},
-		{
-			dbus.WithMatchSender(names.Service),
-			dbus.WithMatchInterface(names.Manager),
-			dbus.WithMatchMember("JobRemoved"),
-			dbus.WithMatchObjectPath(names.Root),
-		},
-		{
-			dbus.WithMatchSender(names.Service),
-			dbus.WithMatchInterface(names.Properties),
-			dbus.WithMatchMember("PropertiesChanged"),
-			dbus.WithMatchPathNamespace(names.Root + "/job"),
-		},
+	rules := []string{
+		"type='signal',sender='" + names.Bus + "',interface='" + names.Bus + "',member='NameOwnerChanged',arg0='" + names.Service + "'",
+		"type='signal',sender='" + names.Service + "',interface='" + names.Manager + "',member='JobRemoved',path='" + string(names.Root) + "'",
+		"type='signal',sender='" + names.Service + "',interface='" + names.Properties + "',member='PropertiesChanged',path_namespace='" + string(names.Root) + "/job'",
 	}
+	// All at once: the bus does them in this order, and a program that asks one thing waits for one answer, not for four.
+	var calls []*dbus.Call
 	for _, rule := range rules {
-		if err := c.conn.AddMatchSignalContext(ctx, rule...); err != nil {
-			return c.fromBus(err)
+		calls = append(calls, c.conn.BusObject().GoWithContext(ctx, names.Bus+".AddMatch", 0, nil, rule))
+	}
+	calls = append(calls, c.conn.BusObject().GoWithContext(ctx, names.Bus+".GetNameOwner", 0, nil, names.Service))
+	for _, call := range calls[:len(rules)] {
+		if <-call.Done; call.Err != nil {
+			return c.fromBus(call.Err)
 		}
 	}
 	var owner string
-	err := c.conn.BusObject().CallWithContext(ctx, names.Bus+".GetNameOwner", 0, names.Service).Store(&owner)
+	last := calls[len(rules)]
+	<-last.Done
+	err := last.Store(&owner)
 	if err := c.fromBus(err); err != nil && !IsUnavailable(err) {
 		return err
 	}

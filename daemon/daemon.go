@@ -11,8 +11,9 @@ import (
 	"fmt"
 	"log/slog"
 	"os/user"
-	"sort"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -23,6 +24,7 @@ import (
 // Units is what the daemon needs of systemd; *units.Systemd has it.
 type Units interface {
 	State(ctx context.Context, unit string) (units.State, error)
+	Survey(ctx context.Context, instances []string) error
 	Start(ctx context.Context, unit string) error
 	Stop(ctx context.Context, unit string) error
 	Restart(ctx context.Context, unit string) error
@@ -164,8 +166,14 @@ func New(o Options) (*Daemon, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the instances: %w", err)
 	}
+	owners := map[uint32]string{} // most often a few have them all
 	for _, def := range defs {
-		def.OwnerName = LoginName(def.Owner)
+		name, known := owners[def.Owner]
+		if !known {
+			name = LoginName(def.Owner)
+			owners[def.Owner] = name
+		}
+		def.OwnerName = name
 		d.instances[def.Name] = &instance{
 			view:     Instance{Instance: def, Effective: d.effective(def), State: Stopped, Desired: Stopped},
 			lastExit: d.Config.LastExit(def.Name),
@@ -269,11 +277,16 @@ func (d *Daemon) Reconcile() {
 func (d *Daemon) Instances() []Instance {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	all := make([]Instance, 0, len(d.instances))
+	sorted := make([]*instance, 0, len(d.instances))
 	for _, in := range d.instances {
-		all = append(all, in.view)
+		sorted = append(sorted, in)
 	}
-	sort.Slice(all, func(i, j int) bool { return all[i].Name < all[j].Name })
+	// Not the views themselves, which are large.
+	slices.SortFunc(sorted, func(a, b *instance) int { return strings.Compare(a.view.Name, b.view.Name) })
+	all := make([]Instance, len(sorted))
+	for i, in := range sorted {
+		all[i] = in.view
+	}
 	return all
 }
 

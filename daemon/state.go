@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -97,9 +98,16 @@ func (d *Daemon) refresh(name string) <-chan struct{} {
 
 // RefreshAll looks at every instance and returns when all have been looked at.
 func (d *Daemon) RefreshAll(ctx context.Context) {
-	var waits []<-chan struct{}
+	var names []string
 	for _, in := range d.Instances() {
-		waits = append(waits, d.refresh(in.Name))
+		names = append(names, in.Name)
+	}
+	if err := d.Units.Survey(ctx, names); err != nil && ctx.Err() == nil {
+		d.Log.Warn("cannot read all states at once", "error", err)
+	}
+	var waits []<-chan struct{}
+	for _, name := range names {
+		waits = append(waits, d.refresh(name))
 	}
 	for _, wait := range waits {
 		select {
@@ -145,10 +153,15 @@ func (d *Daemon) read(in *instance) (f facts, ok bool) {
 	}
 	d.mu.Unlock()
 
-	if f.server, err = d.Units.State(ctx, units.ServerUnit(def.Name)); err == nil {
+	// The mount is asked for meanwhile: a start waits for these answers.
+	overlay := make(chan error, 1)
+	go func() {
+		var err error
 		f.overlay, err = d.Units.State(ctx, units.OverlayUnit(def.Name))
-	}
-	if err != nil {
+		overlay <- err
+	}()
+	f.server, err = d.Units.State(ctx, units.ServerUnit(def.Name))
+	if err = errors.Join(err, <-overlay); err != nil {
 		// The view stays as it was: no answer is no change. When systemd is back, Reloaded looks again.
 		if ctx.Err() == nil {
 			d.Log.Warn("cannot read the state", "instance", def.Name, "error", err)

@@ -505,15 +505,22 @@ func (d *Daemon) settle(ctx context.Context, name string) error {
 		return err
 	}
 	for again := true; ; again = false {
-		if err := d.Units.ResetFailed(ctx, overlay); err != nil {
+		s, err := d.Units.State(ctx, overlay)
+		if err != nil {
 			return err
 		}
-		// It stops by itself when the server does, but not when the server's start was called off while it was mounting.
-		if err := d.Units.Stop(ctx, overlay); err != nil {
-			return err
-		}
-		if err := d.Units.WaitInactive(ctx, overlay); err != nil {
-			return err
+		// Even to stop a unit that is not loaded PID 1 would load it, and ten others that are around it.
+		if s.Loaded {
+			if err := d.Units.ResetFailed(ctx, overlay); err != nil {
+				return err
+			}
+			// It stops by itself when the server does, but not when the server's start was called off while it was mounting.
+			if err := d.Units.Stop(ctx, overlay); err != nil {
+				return err
+			}
+			if err := d.Units.WaitInactive(ctx, overlay); err != nil {
+				return err
+			}
 		}
 		_, mounted, err := d.Layout.Mounted(name)
 		if err != nil || !mounted {
@@ -594,6 +601,11 @@ func (d *Daemon) restart(ctx context.Context, j *job) error {
 	// All is written before anything is stopped, for a restart that cannot end well must not begin.
 	unlock := d.lockUnit(def.Name)
 	r, err := d.prepare(def)
+	if err == nil && s.Wanted {
+		// Its unit stays loaded when it is stopped, so a changed drop-in needs a reload: here, where many that are restarted at
+		// once still come at once, and share it. After the stop each would have one of its own.
+		err = d.freshen(ctx, def.Name)
+	}
 	unlock()
 	if err != nil {
 		return cannot("restart", def.Name, err)

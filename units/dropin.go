@@ -132,7 +132,7 @@ type Server struct {
 	// Command is the program, an absolute path, and its arguments; nothing in it is expanded by systemd.
 	// UTF-8 without control characters.
 	Command  []string
-	PreStart []string // runs before Command, in the same sandbox; may be empty
+	PreStart []string // runs before Command, as root; may be empty
 	Restart  string   // always, on-failure, no; "" = the template's default
 	Limits   Limits
 }
@@ -168,7 +168,8 @@ func (s Server) DropIn() ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		lines = append(lines, "ExecStartPre=", "ExecStartPre="+preStart)
+		// Without the sandbox ("+"): to set one up takes as long again as the start of the game. It gives up root by itself.
+		lines = append(lines, "ExecStartPre=", "ExecStartPre=+"+preStart)
 	}
 	lines = append(lines, "ExecStart=", "ExecStart="+command)
 	if s.Restart != "" {

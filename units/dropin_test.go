@@ -34,7 +34,7 @@ Description=Left 4 Dead 2 server versus-1 (Versus #1)
 
 [Service]
 ExecStartPre=
-ExecStartPre=:/usr/libexec/left4/left4-overlay check-port 27015
+ExecStartPre=+:/usr/libexec/left4/left4-overlay check-port 27015
 ExecStart=
 ExecStart=:/var/lib/left4/runtime/versus-1/merged/srcds_run -game left4dead2 +map c1m1_hotel
 Restart=on-failure
@@ -229,7 +229,8 @@ func FuzzDropIn(f *testing.F) {
 		if len(options) != len(want) {
 			t.Fatalf("the options are %q, of\n%s", options, data)
 		}
-		if got := readExec(t, options[2].value); !slices.Equal(got, server.PreStart) {
+		plain, ok := strings.CutPrefix(options[2].value, "+")
+		if got := readExec(t, plain); !ok || !slices.Equal(got, server.PreStart) {
 			t.Errorf("ExecStartPre is %q, want %q", got, server.PreStart)
 		}
 		if got := readExec(t, options[4].value); !slices.Equal(got, server.Command) {

@@ -94,6 +94,7 @@ func (s *Systemd) QueueStop(ctx context.Context, unit string) (wait func(ctx con
 
 func (s *Systemd) queue(ctx context.Context, verb, method, unit string) (wait func(context.Context) error, err error) {
 	job := s.expect(unit)
+	defer s.mayHaveChanged(unit)
 	var path dbus.ObjectPath
 	if err := s.managerStore(ctx, &path, method, unit, "replace"); err != nil {
 		s.forget(job)
@@ -182,6 +183,7 @@ func (s *Systemd) failedNeed(ctx context.Context, unit string, depth int) string
 
 // Kill sends the signal to every process of the unit. Nothing to kill is a success.
 func (s *Systemd) Kill(ctx context.Context, unit string, signal int32) error {
+	defer s.mayHaveChanged(unit)
 	err := s.manager(ctx, "KillUnit", unit, "all", signal)
 	if err == nil || errors.Is(err, ErrNoUnit) || errorName(err) == busName+".NoSuchProcess" {
 		return nil
@@ -192,6 +194,7 @@ func (s *Systemd) Kill(ctx context.Context, unit string, signal int32) error {
 // ResetFailed forgets that the unit failed, and how often it was started of late. What is not loaded has nothing to
 // forget. systemd unloads a unit after that if nothing wants it.
 func (s *Systemd) ResetFailed(ctx context.Context, unit string) error {
+	defer s.mayHaveChanged(unit)
 	if err := s.manager(ctx, "ResetFailedUnit", unit); err != nil && !errors.Is(err, ErrNoUnit) {
 		return fmt.Errorf("cannot reset %s: %w", unit, err)
 	}

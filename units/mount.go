@@ -535,12 +535,32 @@ func (m Mounter) procDir() string {
 // serves tells whether a process is one of the instance's server and lives. One that cannot be read has ended meanwhile.
 func (m Mounter) serves(pid int, name string) bool {
 	dir := fmt.Sprintf("%s/%d", m.procDir(), pid)
-	groups, _ := os.ReadFile(dir + "/cgroup")
+	groups := readSmall(dir + "/cgroup")
 	if !inUnit(string(groups), ServerUnit(name)) {
 		return false
 	}
 	stat, _ := os.ReadFile(dir + "/stat")
 	return alive(string(stat))
+}
+
+// readSmall is os.ReadFile without all that a file could need which is no more than a page of /proc: of each process of the machine
+// one is read before a mount. What cannot be read is empty.
+func readSmall(name string) []byte {
+	fd, err := unix.Open(name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil
+	}
+	defer unix.Close(fd)
+	buf := make([]byte, os.Getpagesize())
+	n := 0
+	for n < len(buf) {
+		got, err := unix.Read(fd, buf[n:])
+		if err != nil || got == 0 {
+			break
+		}
+		n += got
+	}
+	return buf[:n]
 }
 
 // AwaitEnd returns when no process of the instance's server lives. At the deadline it returns what Unmount would, see there.

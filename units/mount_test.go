@@ -74,7 +74,7 @@ func (m Mounter) mountedAt(t *testing.T) []mount {
 	must(t, err)
 	all, err := mounts()
 	must(t, err)
-	return slices.DeleteFunc(all, func(m mount) bool { return m.point != path })
+	return slices.DeleteFunc(slices.Clone(all), func(m mount) bool { return m.point != path })
 }
 
 func checkOwner(t *testing.T, path string, mode fs.FileMode, uid, gid uint32) {

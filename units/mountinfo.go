@@ -4,8 +4,12 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
 )
 
 // mount is one line of mountinfo, see proc_pid_mountinfo(5).
@@ -20,13 +24,45 @@ type mount struct {
 	super      string // options of the file system
 }
 
-// mounts are the mounts that this process sees.
-func mounts() ([]mount, error) {
-	data, err := os.ReadFile("/proc/self/mountinfo")
+// mounts are the mounts that this process sees. They are read again only when the kernel tells that they have changed: with
+// many servers that is a long text, and every look at one asks for it.
+func mounts() ([]mount, error) { return mountTable.read() }
+
+var mountTable mountFile
+
+type mountFile struct {
+	mu   sync.Mutex
+	file *os.File
+	all  []mount // nobody changes it
+}
+
+func (t *mountFile) read() (all []mount, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.file == nil {
+		fd, err := unix.Open("/proc/self/mountinfo", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return nil, err
+		}
+		// Not os.Open: the runtime would wait for the file's changes, too.
+		t.file = os.NewFile(uintptr(fd), "/proc/self/mountinfo")
+	}
+	// See proc_pid_mountinfo(5): a change is told once, as POLLPRI. Asked before the reading, none is missed.
+	poll := []unix.PollFd{{Fd: int32(t.file.Fd()), Events: unix.POLLPRI}}
+	n, err := unix.Poll(poll, 0)
+	if err == nil && n == 0 && t.all != nil {
+		return t.all, nil
+	}
+	t.all = nil
+	if _, err := t.file.Seek(0, io.SeekStart); err != nil {
+		return nil, err
+	}
+	data, err := io.ReadAll(t.file)
 	if err != nil {
 		return nil, err
 	}
-	return parseMountinfo(data)
+	t.all, err = parseMountinfo(data)
+	return t.all, err
 }
 
 // parseMountinfo reads the whole text of a mountinfo file. Fields are separated by single blanks and may be empty (a source can be);

@@ -1,9 +1,6 @@
 package units
 
-import (
-	"regexp"
-	"strings"
-)
+import "strings"
 
 const (
 	serverPrefix  = "left4-server@"
@@ -16,11 +13,20 @@ const (
 	serverTemplate = "/usr/lib/systemd/system/left4-server@.service"
 )
 
-var validName = regexp.MustCompile(`\A[a-z0-9][a-z0-9_-]{0,63}\z`)
-
 // ValidName reports whether name may name an instance, a blueprint or an overlay: ^[a-z0-9][a-z0-9_-]{0,63}$.
 // Such a name needs no escaping in unit names (as %i, not %I, which turns "-" into "/"), in file names and in a drop-in.
-func ValidName(name string) bool { return validName.MatchString(name) }
+// (Not a regexp: making that takes a tenth of what left4-overlay takes as a whole.)
+func ValidName(name string) bool {
+	for i := range len(name) {
+		switch c := name[i]; {
+		case 'a' <= c && c <= 'z', '0' <= c && c <= '9':
+		case i > 0 && (c == '_' || c == '-'):
+		default:
+			return false
+		}
+	}
+	return 0 < len(name) && len(name) <= 64
+}
 
 // ServerUnit is the unit that runs the instance's game server.
 func ServerUnit(name string) string { return serverPrefix + name + serviceSuffix }

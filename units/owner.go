@@ -1,9 +1,11 @@
 package units
 
 import (
+	"errors"
 	"fmt"
 	"os/user"
 	"strconv"
+	"syscall"
 )
 
 // DefaultUser owns all files of layers and runs servers and workers.
@@ -23,4 +25,19 @@ func (l Layout) Owner() (uid, gid int, err error) {
 		gid, err = strconv.Atoi(u.Gid)
 	}
 	return uid, gid, err
+}
+
+// Become makes this process one of the user that owns the layers, for good. Only root can.
+func (l Layout) Become() error {
+	uid, gid, err := l.Owner()
+	if err == nil {
+		err = errors.Join(syscall.Setgroups(nil), syscall.Setresgid(gid, gid, gid))
+	}
+	if err == nil {
+		err = syscall.Setresuid(uid, uid, uid)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot give up root: %w", err)
+	}
+	return nil
 }

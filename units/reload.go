@@ -29,16 +29,26 @@ const reloadTimeout = 5 * time.Minute
 func (s *Systemd) reload() error {
 	ctx, cancel := context.WithTimeout(context.Background(), reloadTimeout)
 	defer cancel()
+	defer s.mayHaveChanged("")
 	return s.manager(ctx, "Reload")
 }
 
+// Fifty instances that are restarted at once come here one by one, some milliseconds after each other. A run waits until for
+// some time nobody has come any more, but not for ever: that is little beside a reload, of which each saves one.
+const (
+	gatherPause = 30 * time.Millisecond
+	gatherMost  = 300 * time.Millisecond
+)
+
 // groupCommit lets concurrent callers share runs of commit.
 type groupCommit struct {
-	commit func() error
+	commit      func() error
+	pause, most time.Duration // how a run waits for more callers; 0 = not at all
 
 	mu      sync.Mutex
 	running bool
-	next    *commitRun // who calls now waits for this one; nil = nobody does yet
+	joined  chan struct{} // capacity 1: somebody has come
+	next    *commitRun    // who calls now waits for this one; nil = nobody does yet
 }
 
 type commitRun struct {
@@ -64,22 +74,48 @@ func (g *groupCommit) join() *commitRun {
 	}
 	if !g.running {
 		g.running = true
+		g.joined = make(chan struct{}, 1)
 		go g.work()
 	}
+	wake(g.joined)
 	return g.next
+}
+
+// gather returns when nobody has come for a while.
+func (g *groupCommit) gather() {
+	if g.pause == 0 {
+		return
+	}
+	most := time.NewTimer(g.most)
+	defer most.Stop()
+	for {
+		pause := time.NewTimer(g.pause)
+		select {
+		case <-g.joined:
+			pause.Stop()
+		case <-pause.C:
+			return
+		case <-most.C:
+			pause.Stop()
+			return
+		}
+	}
 }
 
 // work commits for as long as somebody waits.
 func (g *groupCommit) work() {
 	for {
 		g.mu.Lock()
-		run := g.next
-		g.next = nil
-		if run == nil {
+		if g.next == nil {
 			g.running = false
 			g.mu.Unlock()
 			return
 		}
+		g.mu.Unlock()
+		g.gather()
+		g.mu.Lock()
+		run := g.next
+		g.next = nil
 		g.mu.Unlock()
 		run.err = g.commit()
 		close(run.done)

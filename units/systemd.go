@@ -38,6 +38,10 @@ var (
 	ErrLost = errors.New("the connection to the system bus is lost")
 )
 
+// maxAsking bounds the calls under way, far below the 128 that a bus lets one connection wait for (max_replies_per_connection
+// of dbus-daemon(1)): polkit is asked on the same one. PID 1 answers one after the other anyway.
+const maxAsking = 32
+
 // Systemd is the system's service manager over a connection of its own to the system bus. It accepts no calls and no
 // file descriptors, and believes only those signals that come from the very connection that owns systemd's name: any
 // local user can send a look-alike to one connection. All methods may be used at once by any number of goroutines.
@@ -47,6 +51,7 @@ type Systemd struct {
 	conn   *dbus.Conn
 	socket net.Conn
 	moved  chan struct{} // capacity 1: systemd's name has a new owner
+	asking chan struct{} // the calls under way
 	tasks  sync.WaitGroup
 	group  groupCommit
 
@@ -57,7 +62,11 @@ type Systemd struct {
 	jobs     map[string]map[*jobWait]struct{}
 	waiting  map[string]map[chan struct{}]struct{}
 	watchers []*watcher
-	seen     map[string]State // what was last told of each server's unit
+	seen     map[string]State    // what was last told of each server's unit
+	told     map[string]string   // the states that Watch has told of
+	readings map[string]*reading // what was read of each unit since systemd last told of it
+	touched  map[string]bool     // what it has told of since the survey began; nil: there is none
+	survey   sync.Mutex          // one survey at a time; taken before mu
 }
 
 // Connect connects to the system bus (DBUS_SYSTEM_BUS_ADDRESS is honoured) and to systemd on it.
@@ -76,14 +85,17 @@ func connect(ctx context.Context) (*Systemd, error) {
 		return nil, err
 	}
 	s := &Systemd{
-		socket:  socket,
-		moved:   make(chan struct{}, 1),
-		changed: make(chan struct{}),
-		jobs:    map[string]map[*jobWait]struct{}{},
-		waiting: map[string]map[chan struct{}]struct{}{},
-		seen:    map[string]State{},
+		socket:   socket,
+		moved:    make(chan struct{}, 1),
+		asking:   make(chan struct{}, maxAsking),
+		changed:  make(chan struct{}),
+		jobs:     map[string]map[*jobWait]struct{}{},
+		waiting:  map[string]map[chan struct{}]struct{}{},
+		seen:     map[string]State{},
+		told:     map[string]string{},
+		readings: map[string]*reading{},
 	}
-	s.group.commit = s.reload
+	s.group.commit, s.group.pause, s.group.most = s.reload, gatherPause, gatherMost
 	s.conn, err = dbus.NewConn(newBoundedConn(socket),
 		dbus.WithHandler(refuseCalls{}), dbus.WithSignalHandler(listener{s}))
 	if err != nil {
@@ -185,8 +197,12 @@ type State struct {
 	Result    string // success, exit-code, signal, core-dump, timeout, oom-kill, start-limit-hit, resources, protocol, …
 	Job       uint32 // the unit's pending job, 0 = none
 	Fragment  string // the unit file
+	Wanted    bool   // a loaded unit wants it, so that it stays loaded when it is down
 
 	MainPID uint32
+	// What follows is not asked of a server or a mount that is active, but for NRestarts, the times and InvocationID; of one
+	// that a survey has found active, these only as far as they tell since when.
+
 	// How the last main process ended: ExecMainCode is CLD_EXITED (1), CLD_KILLED (2) or CLD_DUMPED (3), 0 while it
 	// runs; ExecMainStatus is the exit status or the signal. ExecMainPID stays when the process is gone.
 	ExecMainCode   int32
@@ -214,46 +230,6 @@ type ExecStatus struct {
 // Down reports whether nothing of the unit runs or is about to.
 func (s State) Down() bool { return s.Active == "inactive" || s.Active == "failed" }
 
-// State asks how the unit is. It never makes systemd load a unit.
-func (s *Systemd) State(ctx context.Context, unit string) (State, error) {
-	path, err := s.unitPath(ctx, unit)
-	if errors.Is(err, ErrNoUnit) {
-		return s.remembered(unit), nil
-	}
-	if err == nil {
-		var st State
-		if st, err = s.stateAt(ctx, path); err == nil {
-			return st, nil
-		}
-	}
-	return State{}, fmt.Errorf("cannot read the state of %s: %w", unit, err)
-}
-
-// States asks for all loaded units whose names match a glob, such as "left4-server@*.service".
-func (s *Systemd) States(ctx context.Context, pattern string) (map[string]State, error) {
-	states, err := s.states(ctx, pattern)
-	if err != nil {
-		return nil, fmt.Errorf("cannot read the states of %s: %w", pattern, err)
-	}
-	return states, nil
-}
-
-func (s *Systemd) states(ctx context.Context, pattern string) (map[string]State, error) {
-	list, err := s.list(ctx, pattern)
-	if err != nil {
-		return nil, err
-	}
-	states := make(map[string]State, len(list))
-	for _, unit := range list {
-		st, err := s.stateAt(ctx, unit.Path)
-		if err != nil {
-			return nil, err
-		}
-		states[unit.Name] = st
-	}
-	return states, nil
-}
-
 // Running names the loaded units whose names match a glob and that are not down.
 func (s *Systemd) Running(ctx context.Context, pattern string) ([]string, error) {
 	list, err := s.list(ctx, pattern)
@@ -278,12 +254,9 @@ type listed struct {
 	JobPath                                         dbus.ObjectPath
 }
 
-func (s *Systemd) list(ctx context.Context, pattern string) (list []listed, err error) {
-	call := s.do(ctx, managerPath, managerIface+".ListUnitsByPatterns", []string{}, []string{pattern})
-	if err := call.Store(&list); err != nil {
-		return nil, busError(err)
-	}
-	return list, nil
+func (s *Systemd) list(ctx context.Context, patterns ...string) (list []listed, err error) {
+	err = s.managerStore(ctx, &list, "ListUnitsByPatterns", []string{}, patterns)
+	return list, err
 }
 
 // Loaded reports whether PID 1 has the unit in memory. If so, it does not see a changed drop-in until Reload.
@@ -304,27 +277,15 @@ func (s *Systemd) unitPath(ctx context.Context, unit string) (path dbus.ObjectPa
 	return path, s.managerStore(ctx, &path, "GetUnit", unit)
 }
 
-func (s *Systemd) stateAt(ctx context.Context, path dbus.ObjectPath) (State, error) {
-	unit, err := s.properties(ctx, path, unitIface)
-	if err != nil {
-		return State{}, err
-	}
-	service, err := s.properties(ctx, path, serviceIface)
-	if err != nil {
-		return State{}, err
-	}
-	st := State{Loaded: true}
-	st.putUnit(unit)
-	st.putService(service)
-	return st, nil
-}
-
 // putUnit takes over properties of org.freedesktop.systemd1.Unit; those that are not there stay as they are.
 func (st *State) putUnit(unit map[string]dbus.Variant) {
 	put(&st.LoadState, unit["LoadState"])
 	put(&st.Active, unit["ActiveState"])
 	put(&st.Sub, unit["SubState"])
 	put(&st.Fragment, unit["FragmentPath"])
+	if by, ok := unit["WantedBy"].Value().([]string); ok {
+		st.Wanted = len(by) > 0
+	}
 	putTime(&st.StateChange, unit["StateChangeTimestamp"])
 	putTime(&st.InactiveExit, unit["InactiveExitTimestamp"])
 	putTime(&st.ActiveEnter, unit["ActiveEnterTimestamp"])
@@ -383,10 +344,8 @@ func (s *Systemd) remember(unit, iface string, changed map[string]dbus.Variant) 
 	s.seen[unit] = st
 }
 
-// remembered is the state of a unit that is not loaded.
+// remembered is, with mu held, the state of a unit that is not loaded.
 func (s *Systemd) remembered(unit string) State {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	st := s.seen[unit]
 	st.Loaded, st.LoadState, st.Active, st.Sub, st.Job, st.MainPID = false, "", "inactive", "", 0, 0
 	return st
@@ -431,7 +390,13 @@ func (s *Systemd) do(ctx context.Context, path dbus.ObjectPath, method string, a
 		if err != nil {
 			return &dbus.Call{Err: err}
 		}
+		select {
+		case s.asking <- struct{}{}:
+		case <-ctx.Done():
+			return &dbus.Call{Err: ctx.Err()}
+		}
 		call := s.conn.Object(busName, path).CallWithContext(ctx, method, dbus.FlagNoAutoStart, args...)
+		<-s.asking
 		switch errorName(call.Err) {
 		case "org.freedesktop.DBus.Error.NoReply", "org.freedesktop.DBus.Error.ServiceUnknown", "org.freedesktop.DBus.Error.NameHasNoOwner", "org.freedesktop.DBus.Error.Disconnected":
 			if _, err := s.waitOwner(ctx, owner); err != nil {
@@ -468,6 +433,7 @@ func (s *Systemd) waitOwner(ctx context.Context, old string) (string, error) {
 // setOwner is called with mu held.
 func (s *Systemd) setOwner(owner string) {
 	s.owner = owner
+	s.unread("")
 	close(s.changed)
 	s.changed = make(chan struct{})
 }

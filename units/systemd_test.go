@@ -231,6 +231,8 @@ func fakeUnits(active string) func(*dbus.Message) ([]any, error) {
 			return nil, errors.New(busName + ".NoSuchJob")
 		case "GetAll":
 			return []any{map[string]dbus.Variant{"ActiveState": dbus.MakeVariant(active), "MainPID": dbus.MakeVariant(uint32(42))}}, nil
+		case "Get":
+			return []any{dbus.MakeVariant(uint32(42))}, nil
 		}
 		return nil, nil
 	}
@@ -447,6 +449,183 @@ func TestABusyWatcherDelaysNobody(t *testing.T) {
 	}
 }
 
+// systemd signals a unit ten times in the course of a start; who watches is told of its states.
+func TestAStateIsToldOnce(t *testing.T) {
+	ctx, b, s := connectFake(t, fakeUnits("active"))
+	told := make(chan string, 100)
+	s.Watch(func(unit string) { told <- unit }, func() { told <- "all" })
+	signal := func(unit, active, sub string, at uint64) {
+		b.signal(realOwner, unitRoot+"/"+busLabel(unit), propsIface, "PropertiesChanged", unitIface, map[string]dbus.Variant{
+			"ActiveState": dbus.MakeVariant(active), "SubState": dbus.MakeVariant(sub), "StateChangeTimestamp": dbus.MakeVariant(at),
+		}, []string{})
+	}
+	a, overlay, mount := ServerUnit("a"), OverlayUnit("a"), "var-lib-left4-runtime-a-merged.mount"
+	for _, step := range []struct {
+		what string
+		do   func()
+		want string
+	}{
+		{"it starts", func() { signal(a, "activating", "start-pre", 1) }, a},
+		{"the same again", func() { signal(a, "activating", "start-pre", 1) }, ""},
+		{"it was loaded", func() { b.signal(realOwner, managerPath, managerIface, "UnitNew", a, unitRoot+"/x") }, ""},
+		{"its job is done", func() { b.jobRemoved(realOwner, 7, a, "done") }, ""},
+		{"it runs", func() { signal(a, "active", "running", 2) }, a},
+		{"it was restarted in between", func() { signal(a, "active", "running", 3) }, a},
+		{"its mount", func() { signal(overlay, "active", "exited", 3) }, overlay},
+		{"the mount's own unit", func() { signal(mount, "active", "mounted", 4) }, overlay},
+		{"again", func() { signal(mount, "active", "mounted", 4) }, overlay},
+		{"another's", func() { signal("cron.service", "active", "running", 5) }, ""},
+		{"it is forgotten", func() { b.signal(realOwner, managerPath, managerIface, "UnitRemoved", a, unitRoot+"/x") }, a},
+		{"and loaded as it was", func() { signal(a, "active", "running", 3) }, a},
+		{"all was read again", func() { b.signal(realOwner, managerPath, managerIface, "Reloading", false) }, "all"},
+		{"the same after that", func() { signal(a, "active", "running", 3) }, a},
+	} {
+		step.do()
+		b.flush(ctx, s)
+		// The watcher tells in order, so that of a last one shows what came before it.
+		b.changed(realOwner, ServerUnit("end"))
+		got := ""
+		for unit := range told {
+			if unit == ServerUnit("end") {
+				break
+			}
+			got += unit
+		}
+		if got != step.want {
+			t.Errorf("%s: told of %q, not %q", step.what, got, step.want)
+		}
+	}
+}
+
+// What was read serves until systemd tells anything of the unit; what came in the middle of a reading is not kept.
+func TestAReadingServesUntilASignal(t *testing.T) {
+	var during func()
+	units := fakeUnits("active")
+	ctx, b, s := connectFake(t, func(call *dbus.Message) ([]any, error) {
+		if call.Headers[dbus.FieldMember].Value() == "GetUnit" && during != nil {
+			during()
+		}
+		return units(call)
+	})
+	a := ServerUnit("a")
+	asked := func() (n int) {
+		t.Helper()
+		b.flush(ctx, s)
+		st, err := s.State(ctx, a)
+		noError(t, err)
+		if st.Active != "active" || st.MainPID != 42 {
+			t.Fatalf("state %+v", st)
+		}
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		for _, member := range b.calls {
+			if member == "GetUnit" {
+				n++
+			}
+		}
+		return n
+	}
+	for _, step := range []struct {
+		what string
+		do   func()
+		want int
+	}{
+		{"at first", func() {}, 1},
+		{"again", func() {}, 1},
+		{"another unit changed", func() { b.changed(realOwner, ServerUnit("b")) }, 1},
+		{"somebody else said so", func() { b.changed(mallory, a) }, 1},
+		{"it changed", func() { b.changed(realOwner, a) }, 2},
+		{"again", func() {}, 2},
+		{"it was unloaded", func() { b.signal(realOwner, managerPath, managerIface, "UnitRemoved", a, unitRoot+"/x") }, 3},
+		{"all may have changed", func() { b.signal(realOwner, managerPath, managerIface, "Reloading", false) }, 4},
+		{"it was asked to forget", func() { noError(t, s.ResetFailed(ctx, a)) }, 5},
+		{"it was to start", func() { _, err := s.queue(ctx, "start", "StartUnit", a); noError(t, err) }, 6},
+		{"it changes meanwhile", func() {
+			b.changed(realOwner, a)
+			during = func() { b.changed(realOwner, a) }
+		}, 7},
+		{"that reading was not kept", func() { during = nil }, 8},
+		{"again", func() {}, 8},
+		{"there is another systemd", func() { b.newOwner(""); b.newOwner(":1.9") }, 9},
+	} {
+		step.do()
+		if got := asked(); got != step.want {
+			t.Errorf("%s: asked %d times, not %d", step.what, got, step.want)
+		}
+	}
+}
+
+// A bus lets a connection wait for so many answers, and refuses to pass on what is more.
+func TestTheBusIsNotAskedTooMuchAtOnce(t *testing.T) {
+	var open, most int
+	var mu sync.Mutex
+	release := make(chan struct{})
+	full := make(chan struct{}, maxAsking)
+	units := fakeUnits("active")
+	ctx, _, s := connectFake(t, func(call *dbus.Message) ([]any, error) {
+		if call.Headers[dbus.FieldMember].Value() != "GetUnit" {
+			return units(call)
+		}
+		mu.Lock()
+		open++
+		most = max(most, open)
+		mu.Unlock()
+		select {
+		case full <- struct{}{}:
+		default:
+		}
+		<-release
+		mu.Lock()
+		open--
+		mu.Unlock()
+		return units(call)
+	})
+	const many = 10 * maxAsking
+	ends := make(chan error, many)
+	for i := range many {
+		go func() {
+			_, err := s.Loaded(ctx, ServerUnit(fmt.Sprintf("s%d", i)))
+			ends <- err
+		}()
+	}
+	for range maxAsking {
+		<-full
+	}
+	close(release)
+	for range many {
+		noError(t, <-ends)
+	}
+	if most > maxAsking {
+		t.Errorf("%d calls were under way", most)
+	}
+}
+
+// Who asks while another does gets that answer, and asks himself where it was none.
+func TestReadingsAreShared(t *testing.T) {
+	asked, hang := make(chan struct{}, 2), make(chan struct{})
+	units := fakeUnits("active")
+	ctx, b, s := connectFake(t, func(call *dbus.Message) ([]any, error) {
+		if call.Headers[dbus.FieldMember].Value() == "GetUnit" {
+			asked <- struct{}{}
+			<-hang
+		}
+		return units(call)
+	})
+	_ = b
+	impatient, leave := context.WithCancel(ctx)
+	first, second := make(chan error, 1), make(chan error, 1)
+	go func() { _, err := s.State(impatient, ServerUnit("a")); first <- err }()
+	<-asked
+	go func() { _, err := s.State(ctx, ServerUnit("a")); second <- err }()
+	stillWaiting(t, second)
+	leave()
+	if err := <-first; !errors.Is(err, context.Canceled) {
+		t.Errorf("who left was told %v", err)
+	}
+	close(hang)
+	noError(t, <-second)
+}
+
 // A reload says something of every unit, and is told as one thing.
 func TestAReloadIsToldOnce(t *testing.T) {
 	ctx, b, s := connectFake(t, fakeUnits("active"))
@@ -622,6 +801,25 @@ func TestWorkerSendsItsDescriptorWithTheCallOnly(t *testing.T) {
 		if fds, data := received(); fds != c.fds || !bytes.Equal(data, c.message) {
 			t.Errorf("%v went as %v with %d descriptors", c.message, data, fds)
 		}
+	}
+}
+
+// Those who come one by one, but close behind each other, share a reload; it waits neither for ever nor for nobody.
+func TestReloadsWaitForEachOther(t *testing.T) {
+	runs := 0
+	g := groupCommit{commit: func() error { runs++; return nil }, pause: time.Hour, most: time.Hour}
+	run := g.join()
+	for range 50 {
+		if g.join() != run {
+			t.Fatal("one of those that come at once has a reload of its own")
+		}
+	}
+	late := groupCommit{commit: func() error { return nil }, pause: time.Hour, most: time.Millisecond}
+	noError(t, late.do(t.Context()))
+	alone := groupCommit{commit: func() error { return nil }, pause: time.Millisecond, most: time.Hour}
+	noError(t, alone.do(t.Context()))
+	if runs != 0 {
+		t.Errorf("%d reloads while more may come", runs)
 	}
 }
 

@@ -2,6 +2,7 @@ package units
 
 import (
 	"context"
+	"fmt"
 	"strconv"
 	"strings"
 
@@ -36,17 +37,22 @@ func (l listener) DeliverSignal(iface, member string, signal *dbus.Signal) {
 		unit, iface := unitOfPath(signal.Path), argument[string](signal, 0)
 		if iface == unitIface || iface == serviceIface {
 			s.remember(unit, iface, argument[map[string]dbus.Variant](signal, 1))
+			s.unread(unit)
 		}
 		if iface == unitIface {
-			s.touch(unit)
+			s.touch(unit, s.news(unit, argument[map[string]dbus.Variant](signal, 1)))
 		}
 	case iface != managerIface || signal.Path != managerPath:
-	case member == "UnitNew", member == "UnitRemoved":
-		s.touch(argument[string](signal, 0))
+	case member == "UnitNew": // it is down until more is told
+		s.touch(argument[string](signal, 0), false)
+	case member == "UnitRemoved":
+		unit := argument[string](signal, 0)
+		delete(s.told, unit)
+		s.touch(unit, true)
 	case member == "JobRemoved": // id, job, unit, result
 		unit := argument[string](signal, 2)
 		s.jobRemoved(unit, argument[dbus.ObjectPath](signal, 1), argument[string](signal, 3))
-		s.touch(unit)
+		s.touch(unit, false)
 	case member == "Reloading":
 		if active, ok := signalBody[bool](signal, 0); ok && !active {
 			s.touchAll()
@@ -86,15 +92,34 @@ func unitOfPath(path dbus.ObjectPath) string {
 	return name.String()
 }
 
-// touch notes, with mu held, that a unit changed.
-func (s *Systemd) touch(unit string) {
+// news tells, with mu held, whether a signal tells of another state. PID 1 sends one for each job that comes and goes and for
+// much else, ten in the course of a start, and whoever watches reads all anew for each.
+func (s *Systemd) news(unit string, changed map[string]dbus.Variant) bool {
+	if _, ok := mountOf(unit); !ok && !ours(unit) {
+		return false
+	}
+	if _, ok := InstanceOf(unit); !ok {
+		return true
+	}
+	state := fmt.Sprint(changed["ActiveState"], changed["SubState"], changed["StateChangeTimestamp"])
+	if _, ok := changed["ActiveState"]; ok && s.told[unit] == state {
+		return false
+	}
+	s.told[unit] = state
+	return true
+}
+
+// touch notes, with mu held, that something was told of a unit; news is what Watch tells.
+func (s *Systemd) touch(unit string, news bool) {
+	s.unread(unit)
 	for ch := range s.waiting[unit] {
 		wake(ch)
 	}
 	if name, ok := mountOf(unit); ok {
 		unit = OverlayUnit(name)
+		s.unread(unit)
 	}
-	if ours(unit) {
+	if news && ours(unit) {
 		for _, w := range s.watchers {
 			w.units[unit] = struct{}{}
 			wake(w.wake)
@@ -104,6 +129,8 @@ func (s *Systemd) touch(unit string) {
 
 // touchAll notes, with mu held, that everything may have changed.
 func (s *Systemd) touchAll() {
+	s.unread("")
+	clear(s.told)
 	for _, chans := range s.waiting {
 		for ch := range chans {
 			wake(ch)

@@ -66,6 +66,7 @@ func (s *Systemd) startWorker(ctx context.Context, w Worker) error {
 	}
 	job := s.expect(w.Unit)
 	var path dbus.ObjectPath
+	defer s.mayHaveChanged(w.Unit)
 	if err := s.callWithFDs(ctx, []int{w.Stdin}, &path, "StartTransientUnit", w.Unit, "fail", w.properties(), []auxUnit{}); err != nil {
 		s.forget(job)
 		return busError(err)

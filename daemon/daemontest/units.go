@@ -73,6 +73,8 @@ func (f *Units) State(_ context.Context, unit string) (units.State, error) {
 	return units.State{Active: "inactive"}, nil
 }
 
+func (f *Units) Survey(context.Context, []string) error { return nil }
+
 func (f *Units) Start(ctx context.Context, unit string) error {
 	if err := f.call(ctx, "start", unit); err != nil {
 		if f.OnFail != nil {

@@ -2,11 +2,9 @@ package ring
 
 import (
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/godbus/dbus/v5"
 )
@@ -25,21 +23,19 @@ func (p play) room() int {
 	return n
 }
 
-// createFifty creates as many instances of one blueprint and returns how long each took.
-func (p play) createFifty() (names []string, took []time.Duration) {
+// createFifty creates as many instances of one blueprint.
+func (p play) createFifty() (names []string) {
 	p.t.Helper()
 	manager := p.Bus(p.t).Object(service, "/me/left4")
 	config := map[string]dbus.Variant{"blueprint": dbus.MakeVariant("versus")}
 	for i := range fifty {
 		name := fmt.Sprintf("s%d", i)
 		names = append(names, name)
-		before := time.Now()
 		if call := manager.Call(managerI+".CreateInstance", 0, name, config, map[string]dbus.Variant{}); call.Err != nil {
 			p.t.Fatalf("cannot create %s: %v", name, call.Err)
 		}
-		took = append(took, time.Since(before))
 	}
-	return names, took
+	return names
 }
 
 // forAll has one job for each instance, all at once, and waits for their ends.
@@ -75,7 +71,7 @@ func TestFiftyAtOnce(t *testing.T) {
 				t.Errorf("%s each instance takes %d bytes", when, n)
 			}
 		}
-		names, _ := p.createFifty()
+		names := p.createFifty()
 		small("created")
 		p.forAll(names, "InitializeInstance", "initialize", none, none)
 		small("initialized")
@@ -102,31 +98,4 @@ func TestFiftyAtOnce(t *testing.T) {
 			t.Error("something was busy at the unmount")
 		}
 	})
-}
-
-// BenchmarkFiftyInstances prints what one of fifty instances of a blueprint costs: how long its creation takes, and its
-// room on the disk when it is rendered. It boots a machine:
-//
-//	LEFT4_RING=trixie LEFT4_DEB=$PWD/dist/left4_0.1.0_amd64.deb go test ./test/ring -run '^$' -bench FiftyInstances -benchtime 1x
-func BenchmarkFiftyInstances(b *testing.B) {
-	suite := suites(b)[0]
-	var took []time.Duration
-	var bytes int
-	for range b.N {
-		b.StopTimer()
-		p := play{Boot(b, suite), b}
-		p.install()
-		p.blueprintOfFifty()
-		before := p.room()
-		b.StartTimer()
-		names, each := p.createFifty()
-		b.StopTimer()
-		took = append(took, each...)
-		p.forAll(names, "InitializeInstance", "initialize", map[string]dbus.Variant{}, map[string]dbus.Variant{})
-		bytes += (p.room() - before) / fifty
-	}
-	slices.Sort(took)
-	b.ReportMetric(float64(took[len(took)/2].Microseconds())/1000, "create-p50-ms")
-	b.ReportMetric(float64(bytes)/float64(b.N), "bytes/instance")
-	b.ReportMetric(0, "ns/op") // it counts what nobody asks for
 }

@@ -2,11 +2,8 @@ package ring
 
 import (
 	"fmt"
-	"io"
-	"net"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -103,86 +100,4 @@ func TestAListIsAFewCalls(t *testing.T) {
 			t.Errorf("left4ctl list shows %d instances", got)
 		}
 	})
-}
-
-// counter counts the bytes that come from the bus.
-type counter struct {
-	io.ReadWriteCloser
-	n atomic.Int64
-}
-
-func (c *counter) Read(b []byte) (int, error) {
-	n, err := c.ReadWriteCloser.Read(b)
-	c.n.Add(int64(n))
-	return n, err
-}
-
-// counted is a connection to the machine's bus, and what has come by it.
-func (p play) counted() (*dbus.Conn, *counter) {
-	p.t.Helper()
-	socket, err := net.Dial("unix", fmt.Sprintf("/proc/%d/root/run/dbus/system_bus_socket", p.boot.init))
-	if err != nil {
-		p.t.Fatalf("cannot reach the bus: %v", err)
-	}
-	count := &counter{ReadWriteCloser: socket}
-	conn, err := dbus.NewConn(count)
-	if err == nil {
-		p.t.Cleanup(func() { conn.Close() })
-		err = conn.Auth(nil)
-	}
-	if err == nil {
-		err = conn.Hello()
-	}
-	if err != nil {
-		p.t.Fatalf("cannot reach the bus: %v", err)
-	}
-	return conn, count
-}
-
-// BenchmarkThousandInstances prints how long the answers of left4d take, over the real bus, and how large they are, with
-// a thousand instances, and what left4ctl list takes of all that. It boots a machine:
-//
-//	LEFT4_RING=trixie LEFT4_DEB=$PWD/dist/left4_0.1.0_amd64.deb go test ./test/ring -run '^$' -bench ThousandInstances -benchtime 1x
-func BenchmarkThousandInstances(b *testing.B) {
-	p := play{Boot(b, suites(b)[0]), b}
-	p.ctl("blueprint", "create", "thousand")
-	began := time.Now()
-	p.createThousand(0, thousand)
-	create := time.Since(began)
-	conn, count := p.counted()
-	measure := func(what string, times int, do func(n int) error) {
-		took := make([]time.Duration, 0, times)
-		do(0) // left4d may be cold
-		before := count.n.Load()
-		for n := range times {
-			start := time.Now()
-			if err := do(n); err != nil {
-				b.Fatalf("%s: %v", what, err)
-			}
-			took = append(took, time.Since(start))
-		}
-		bytes := count.n.Load() - before
-		slices.Sort(took)
-		b.ReportMetric(float64(took[times/2].Microseconds())/1000, what+"-p50-ms")
-		b.ReportMetric(float64(took[times*99/100].Microseconds())/1000, what+"-p99-ms")
-		if bytes > 0 {
-			b.ReportMetric(float64(bytes)/float64(times)/1000, what+"-kB")
-		}
-	}
-	call := func(path dbus.ObjectPath, method string, args ...any) error {
-		return conn.Object(names.Service, path).Call(method, 0, args...).Err
-	}
-	for b.Loop() {
-		measure("ping", 1000, func(int) error { return call(names.Root, names.Peer+".Ping") })
-		measure("list", 200, func(int) error { return call(names.Root, names.Manager+".ListInstances", map[string]dbus.Variant{}) })
-		measure("get-all", 1000, func(n int) error {
-			return call(names.InstancePath(fmt.Sprintf("t%d", n)), names.Properties+".GetAll", names.Instance)
-		})
-		measure("managed", 50, func(int) error { return call(names.Root, names.ObjectManager+".GetManagedObjects") })
-		measure("left4ctl-list", 20, func(int) error { p.ctl("list"); return nil })
-		measure("left4ctl-status", 20, func(int) error { p.ctl("status"); return nil })
-		measure("true", 20, func(int) error { p.Run(b, "true"); return nil })
-	}
-	b.ReportMetric(float64(create.Microseconds())/1000/thousand, "create-ms")
-	b.ReportMetric(0, "ns/op") // it counts what nobody asks for
 }

@@ -184,7 +184,7 @@ func runAudit(v *invocation) error {
 		return err
 	}
 	for _, name := range v.args {
-		if !isPattern(name) && !validName.MatchString(name) {
+		if !isPattern(name) && !validName(name) {
 			return fmt.Errorf("cannot show the audit trail of %s: it is no name", name)
 		}
 	}

@@ -406,7 +406,7 @@ func (v *invocation) names(kinds ...string) completion {
 			meaning = kind
 		}
 		for _, name := range all {
-			if validName.MatchString(name) {
+			if validName(name) {
 				c.add(meaning, name)
 			}
 		}

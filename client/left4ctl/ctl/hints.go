@@ -55,7 +55,7 @@ func (v *invocation) hints(err error, name string) {
 	case client.IsNoSuchInstance(err):
 		if near := v.nearInstance(name); near != "" {
 			v.hint("did you mean " + near + "?")
-		} else if !validName.MatchString(name) {
+		} else if !validName(name) {
 			v.hint("left4ctl list shows all instances")
 		} else {
 			v.hint("left4ctl list shows all instances, left4ctl create " + name + " makes one")
@@ -142,7 +142,7 @@ func absent(noun string, wanted, all []string) string {
 		if near := nearest(name, all); near != "" {
 			return "did you mean " + near + "?"
 		}
-		if validName.MatchString(name) {
+		if validName(name) {
 			return fmt.Sprintf("%s, left4ctl %s create %s makes one", show, noun, name)
 		}
 		break

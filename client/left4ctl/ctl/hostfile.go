@@ -107,7 +107,7 @@ func items[T any](p pair, read func(pair) (T, error)) ([]T, error) {
 }
 
 func checkName(n *yaml.Node, name string) error {
-	if validName.MatchString(name) {
+	if validName(name) {
 		return nil
 	}
 	return at(n, "", fmt.Sprintf("the name %s is not allowed: use 1 to 64 of a-z, 0-9, - and _, beginning with a letter or digit", excerpt(name)))
@@ -259,7 +259,7 @@ func (d definition) checkOverlays(section string) error {
 		if seen[o.Name] {
 			return d.wrong(section, "overlays", i, fmt.Sprintf("%s is named twice", o.Name))
 		}
-		if !validName.MatchString(o.Name) {
+		if !validName(o.Name) {
 			return d.wrong(section, "overlays", i, fmt.Sprintf("%s cannot be the name of an overlay", excerpt(o.Name)))
 		}
 		seen[o.Name] = true

@@ -172,7 +172,11 @@ func runList(v *invocation) error {
 		}
 		order = c.order(reversed)
 	}
-	answers, result := askHosts(v, "list the instances", "", inspect)
+	ask := inspect
+	if f.brief(v) {
+		ask = summaries
+	}
+	answers, result := askHosts(v, "list the instances", "", ask)
 	if len(answers) == 0 {
 		return result
 	}
@@ -198,6 +202,33 @@ func runList(v *invocation) error {
 
 func inspect(ctx context.Context, c *client.Client) (client.Host, error) { return c.Inspect(ctx) }
 
+// summaryColumns come first in columnsOfList; ListInstances tells them, which is a tenth of all that there is to know.
+const summaryColumns = 7
+
+// summaries is inspect for those columns.
+func summaries(ctx context.Context, c *client.Client) (client.Host, error) {
+	list, err := c.ListInstances(ctx)
+	h := client.Host{Instances: make([]client.Instance, len(list))}
+	for n, i := range list {
+		h.Instances[n].InstanceSummary = i
+	}
+	return h, err
+}
+
+// brief tells whether summaries are enough; colours and JSON tell more.
+func (f *filters) brief(v *invocation) bool {
+	if v.json || v.colors || f.owner != "" || f.drifted || f.pending {
+		return false
+	}
+	for _, name := range append(slices.Clone(f.columns), strings.TrimPrefix(f.sort, "-")) {
+		at := slices.Index(columnNames(), name)
+		if name != "" && at >= summaryColumns {
+			return false
+		}
+	}
+	return true
+}
+
 func (c column) order(reversed bool) func(a, b client.Instance) int {
 	compare := c.compare
 	if compare == nil {
@@ -213,7 +244,7 @@ func (c column) order(reversed bool) func(a, b client.Instance) int {
 func (v *invocation) listInstances(list []hosted, shown []column) {
 	if shown == nil {
 		bound := slices.ContainsFunc(list, func(i hosted) bool { return i.Blueprint != "" })
-		for _, c := range columnsOfList[:7] {
+		for _, c := range columnsOfList[:summaryColumns] {
 			if c.name != "blueprint" || bound {
 				shown = append(shown, c)
 			}

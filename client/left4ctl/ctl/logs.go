@@ -62,7 +62,7 @@ func runLogs(v *invocation) error {
 	}
 	// journalctl takes patterns too, so only names reach it.
 	for _, name := range v.args {
-		if !isPattern(name) && !validName.MatchString(name) {
+		if !isPattern(name) && !validName(name) {
 			return fmt.Errorf("cannot show the log of %s: it is no name of an instance", name)
 		}
 	}

@@ -308,7 +308,7 @@ func describe(j client.JobInfo) string {
 
 // showLog prints the newest lines of a server's unit below its status. That they cannot be read is no error.
 func (v *invocation) showLog(name string) {
-	if v.lines == "0" || !validName.MatchString(name) {
+	if v.lines == "0" || !validName(name) {
 		return
 	}
 	any := false
