@@ -24,7 +24,7 @@ export PATH := $(PATH):/usr/local/go/bin
 # A Go older than go.mod, or staticcheck, asks for may fetch that one; Debian's would not, left to itself.
 export GOTOOLCHAIN ?= auto
 
-.PHONY: all deps build package demo test chaos fault abuse tables vm lint install clean
+.PHONY: all deps build package demo test chaos fault abuse bench tables vm lint install clean
 
 all: build
 
@@ -81,6 +81,13 @@ abuse: package
 	failed=0; $(RINGS) LEFT4_FULL=1 LEFT4_REPORT=$(CURDIR)/dist/abuse.rows \
 		go test -json -count=1 -parallel=1 -timeout=120m ./test/ring -run '^TestAbuse' | go run ./test/tally || failed=$$?; \
 	go run ./test/report/cmd/left4-report dist/abuse.rows dist/abuse.json; exit $$failed
+
+# A machine that does nothing else shows true figures.
+bench: package
+	rm -rf dist/bench.rows dist/plots
+	mkdir -p dist/plots
+	LEFT4_REPORT=$(CURDIR)/dist/bench.rows LEFT4_DEB=$(CURDIR)/$(DEB) go run ./test/bench -svg dist/plots
+	go run ./test/report/cmd/left4-report dist/bench.rows dist/bench.json
 
 # docs/RELIABILITY.md and docs/PERFORMANCE.md hold the tables and plots that were made last.
 tables:
