@@ -105,7 +105,7 @@ var upsets = []upset{
 	{group: "mounts", name: "the overlay mounted by hand, then stop", do: `left4ctl initialize $n; /usr/libexec/left4/left4-overlay mount $n`, verb: "stop"},
 	{group: "mounts", name: "a mount in upper, then delete", running: true, do: `mkdir $r/upper/m; mount -t tmpfs other $r/upper/m`, verb: "delete", refused: `mount`, mend: `umount $r/upper/m`},
 	{group: "mounts", name: "its unit stopped", running: true, do: `systemctl stop $o`, ends: true, verb: "start"},
-	{group: "mounts", name: "the mount's own unit stopped", running: true, do: `systemctl stop "$(systemd-escape --path --suffix=mount $r/merged)"`, ends: true, verb: "start"},
+	{group: "mounts", name: "the mount's own unit stopped", running: true, do: `systemctl stop "$(systemd-escape --path --suffix=mount $r/merged)"`, ends: true, verb: "restart"},
 }
 
 // What people do by hand to links, units, files and mounts is overcome or told, reaches nobody else, and leaves nothing.
@@ -119,15 +119,17 @@ func TestFaultSystemByHand(t *testing.T) {
 		left4d := p.MainPID(t, "left4d.service")
 		type count struct{ upsets, overcome, told, violations int }
 		counts, groups := map[string]*count{}, []string{}
+		of := func(group string) *count {
+			if counts[group] == nil {
+				counts[group], groups = &count{}, append(groups, group)
+			}
+			return counts[group]
+		}
 		for n, u := range upsets {
 			if !full() && n%7 != 0 {
 				continue
 			}
-			c := counts[u.group]
-			if c == nil {
-				c = &count{}
-				counts[u.group], groups = c, append(groups, u.group)
-			}
+			c := of(u.group)
 			name := fmt.Sprintf("%s%d", strings.TrimSuffix(u.group, "s"), n)
 			c.upsets++
 			c.violations += p.upset(t, u, name, untouched)
@@ -137,7 +139,7 @@ func TestFaultSystemByHand(t *testing.T) {
 				c.told++
 			}
 		}
-		c := counts["units"] // of which there are some in the short form too
+		c := of("units")
 		for _, gone := range []struct{ template, refused string }{
 			{"left4-server@.service", `left4-server@N\.service: there is no such unit`},
 			{"left4-overlay@.service", `left4-overlay@N\.service, which it needs, is not there`},
