@@ -53,7 +53,7 @@ var upsets = []upset{
 	{group: "drop-ins", name: "another command, and no reload", running: true, do: `sed -i 's/^ExecStart=.*//' $d/10-left4.conf`},
 	{group: "drop-ins", name: "is a directory", running: true, do: `rm $d/10-left4.conf; mkdir $d/10-left4.conf; reload`, refused: `10-left4\.conf.*is a directory`, mend: `rmdir $d/10-left4.conf`},
 	{group: "drop-ins", name: "is a link to a file of root's", running: true, do: `echo precious >/root/precious; ln -sfn /root/precious $d/10-left4.conf; reload`},
-	{group: "drop-ins", name: "its directory is a link", do: `mkdir -p /root/elsewhere.d; rm -rf $d; ln -s /root/elsewhere.d $d; reload`, refused: `left4-server@N\.service\.d.*(symbolic link|not a directory)`, mend: `rm $d; reload`},
+	{group: "drop-ins", name: "its directory is a link", do: `rm -rf $d; ln -s /root/elsewhere.d $d; reload`, refused: `left4-server@N\.service\.d.*(symbolic link|not a directory)`, mend: `rm $d; reload`},
 	{group: "drop-ins", name: "its directory is a file", do: `rm -rf $d; touch $d; reload`, refused: `left4-server@N\.service\.d.*not a directory`, mend: `rm $d; reload`},
 	{group: "drop-ins", name: "systemctl edit: ExecStart= emptied", do: `mkdir -p $d; printf '[Service]\nExecStart=\n' >$d/override.conf; reload`,
 		refused: `N`, mend: `rm $d/override.conf; reload`},
@@ -85,14 +85,14 @@ var upsets = []upset{
 	{group: "files", name: "runtime directory removed as far as can be, then delete", running: true, do: `rm -r --one-file-system $r || :`, verb: "delete"},
 	{group: "files", name: "upper removed, stopped", do: `mkdir -p $r; rm -rf $r/upper`},
 	{group: "files", name: "upper is a file", do: `mkdir -p $r; rm -rf $r/upper; touch $r/upper`, refused: `upper`, mend: `rm $r/upper`},
-	{group: "files", name: "upper is a link", do: `mkdir -p $r /root/target; rm -rf $r/upper; ln -s /root/target $r/upper`, refused: `upper`, mend: `rm $r/upper`},
+	{group: "files", name: "upper is a link", do: `mkdir -p $r; rm -rf $r/upper; ln -s /root/target $r/upper`, refused: `upper`, mend: `rm $r/upper`},
 	{group: "files", name: "work is a file", do: `mkdir -p $r; rm -rf $r/work; touch $r/work`, refused: `work`, mend: `rm $r/work`},
-	{group: "files", name: "merged is a link", do: `mkdir -p $r /root/target; rm -rf $r/merged; ln -s /root/target $r/merged`, refused: `merged`, mend: `rm $r/merged`},
+	{group: "files", name: "merged is a link", do: `mkdir -p $r; rm -rf $r/merged; ln -s /root/target $r/merged`, refused: `merged`, mend: `rm $r/merged`},
 	{group: "files", name: "merged is full of files", do: `mkdir -p $r/merged/left4dead2; touch $r/merged/srcds_run`},
-	{group: "files", name: "runtime directory is a link", do: `mkdir -p /root/target; rm -rf $r; ln -s /root/target $r`, refused: `"N": a link is in the way`, mend: `rm $r`},
+	{group: "files", name: "runtime directory is a link", do: `rm -rf $r; ln -s /root/target $r`, refused: `"N": a link is in the way`, mend: `rm $r`},
 	{group: "files", name: "upper is root's, for nobody", do: `mkdir -p $r/upper; chown root: $r/upper; chmod 0 $r/upper`},
 	{group: "files", name: "rendered is a file", do: `rm -rf $i; touch $i`},
-	{group: "files", name: "rendered is a link", do: `mkdir -p /root/target; rm -rf $i; ln -s /root/target $i`},
+	{group: "files", name: "rendered is a link", do: `rm -rf $i; ln -s /root/target $i`},
 
 	{group: "mounts", name: "unmounted, then delete", running: true, do: `umount $r/merged`, verb: "delete"},
 	{group: "mounts", name: "unmounted lazily, then reset", running: true, do: `umount -l $r/merged`, verb: "reset"},
@@ -105,7 +105,7 @@ var upsets = []upset{
 	{group: "mounts", name: "the overlay mounted by hand, then stop", do: `left4ctl initialize $n; /usr/libexec/left4/left4-overlay mount $n`, verb: "stop"},
 	{group: "mounts", name: "a mount in upper, then delete", running: true, do: `mkdir $r/upper/m; mount -t tmpfs other $r/upper/m`, verb: "delete", refused: `mount`, mend: `umount $r/upper/m`},
 	{group: "mounts", name: "its unit stopped", running: true, do: `systemctl stop $o`, ends: true, verb: "start"},
-	{group: "mounts", name: "the mount's own unit stopped", running: true, do: `systemctl stop "$(systemd-escape --path --suffix=mount $r/merged)"`, ends: true, verb: "start"},
+	{group: "mounts", name: "the mount's own unit stopped", running: true, do: `systemctl stop "$(systemd-escape --path --suffix=mount $r/merged)"`, ends: true, verb: "restart"},
 }
 
 // What people do by hand to links, units, files and mounts is overcome or told, reaches nobody else, and leaves nothing.
@@ -115,19 +115,22 @@ func TestFaultSystemByHand(t *testing.T) {
 		p.ctl("start", "steady")
 		p.ready(27015)
 		p.WriteFile(t, "/root/precious", "precious\n", 0o600)
+		p.Run(t, "mkdir", "/root/target", "/root/elsewhere.d")
 		untouched := map[string]int{"steady": p.pid("steady")}
 		left4d := p.MainPID(t, "left4d.service")
 		type count struct{ upsets, overcome, told, violations int }
 		counts, groups := map[string]*count{}, []string{}
+		of := func(group string) *count {
+			if counts[group] == nil {
+				counts[group], groups = &count{}, append(groups, group)
+			}
+			return counts[group]
+		}
 		for n, u := range upsets {
 			if !full() && n%7 != 0 {
 				continue
 			}
-			c := counts[u.group]
-			if c == nil {
-				c = &count{}
-				counts[u.group], groups = c, append(groups, u.group)
-			}
+			c := of(u.group)
 			name := fmt.Sprintf("%s%d", strings.TrimSuffix(u.group, "s"), n)
 			c.upsets++
 			c.violations += p.upset(t, u, name, untouched)
@@ -137,7 +140,7 @@ func TestFaultSystemByHand(t *testing.T) {
 				c.told++
 			}
 		}
-		c := counts["units"] // of which there are some in the short form too
+		c := of("units")
 		for _, gone := range []struct{ template, refused string }{
 			{"left4-server@.service", `left4-server@N\.service: there is no such unit`},
 			{"left4-overlay@.service", `left4-overlay@N\.service, which it needs, is not there`},
