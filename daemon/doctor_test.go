@@ -498,3 +498,22 @@ func TestARunningServerOfNobodyKeepsItsName(t *testing.T) {
 	w.do(w.DeleteInstance, "x", JobDone)
 	w.create("x", Changes{})
 }
+
+// What was deleted after a repair had found it stays deleted.
+func TestARepairBringsNothingBackThatIsDeletedMeanwhile(t *testing.T) {
+	w := full(t)
+	w.lost(func(db string) {
+		os.Remove(db)
+		os.Remove(db + ".backup")
+	})
+	if w.found("orphaned-instance", "a") == nil {
+		t.Fatal("it is not listed")
+	}
+	w.do(w.DeleteInstance, "a", JobDone)
+	if err := w.adoptInstance(context.Background(), &job{}, "a"); err != nil {
+		t.Error(err)
+	}
+	if in, err := w.Instance("a"); err == nil {
+		t.Errorf("%+v", in)
+	}
+}

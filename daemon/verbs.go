@@ -48,7 +48,7 @@ func (d *Daemon) CreateInstance(name string, c Changes, owner uint32) (Instance,
 		}
 		return Instance{}, errorf(InUse, "cannot create %s: a server of an earlier instance runs; delete %s ends it, a repair brings it back", name, name)
 	}
-	view, err := d.addInstance(&def)
+	view, err := d.addInstance(&def, nil)
 	if err != nil {
 		return Instance{}, err
 	}
@@ -57,7 +57,8 @@ func (d *Daemon) CreateInstance(name string, c Changes, owner uint32) (Instance,
 	return view, nil
 }
 
-func (d *Daemon) addInstance(def *store.Instance) (Instance, error) {
+// addInstance stores a definition. there, if any, is asked when no delete can be under way: false is errNotThere.
+func (d *Daemon) addInstance(def *store.Instance, there func() bool) (Instance, error) {
 	d.accept.Lock()
 	defer d.accept.Unlock()
 	d.mu.Lock()
@@ -65,6 +66,9 @@ func (d *Daemon) addInstance(def *store.Instance) (Instance, error) {
 	d.mu.Unlock()
 	if leaving {
 		return Instance{}, errorf(Busy, "cannot create %s: an earlier one is still being deleted", def.Name)
+	}
+	if there != nil && !there() {
+		return Instance{}, errNotThere
 	}
 	if err := d.checkDefinition(*def); err != nil {
 		return Instance{}, err
