@@ -210,9 +210,10 @@ func (d *Daemon) adoptOverlay(ctx context.Context, j *job, name string) error {
 		older = min(older, maxKeep)
 		o.Config.V.Keep = &older // all of them stay
 	}
+	names := d.keptNames()
 	d.accept.Lock()
 	defer d.accept.Unlock()
-	o.Name = d.nameFor(o.ID)
+	o.Name = d.nameFor(o.ID, names)
 	if err := d.Store.AdoptOverlay(o, revisions); err != nil {
 		return err
 	}
@@ -224,22 +225,33 @@ func (d *Daemon) adoptOverlay(ctx context.Context, j *job, name string) error {
 	return nil
 }
 
-// nameFor is the name that an overlay had, if an instance was rendered with it, or one like recovered-7.
-func (d *Daemon) nameFor(id uint32) string {
-	free := func(name string) bool {
-		_, err := d.Overlay(name)
-		return AsCode(err) == NoSuchOverlay
-	}
+// keptNames are the names that overlays had when instances were rendered with them, by id.
+func (d *Daemon) keptNames() map[uint32][]string {
+	names := map[uint32][]string{}
 	entries, _ := os.ReadDir(filepath.Join(d.Layout.State, "instances"))
 	for _, e := range entries {
 		k, err := d.readKept(e.Name())
 		if err != nil {
 			continue
 		}
-		for name, its := range k.Overlays {
-			if its == id && free(name) {
-				return name
+		for name, id := range k.Overlays {
+			if !slices.Contains(names[id], name) {
+				names[id] = append(names[id], name)
 			}
+		}
+	}
+	return names
+}
+
+// nameFor is the name that an overlay had, if an instance was rendered with it, or one like recovered-7.
+func (d *Daemon) nameFor(id uint32, names map[uint32][]string) string {
+	free := func(name string) bool {
+		_, err := d.Overlay(name)
+		return AsCode(err) == NoSuchOverlay
+	}
+	for _, name := range names[id] {
+		if free(name) {
+			return name
 		}
 	}
 	name := "recovered-" + revisionName(id)
