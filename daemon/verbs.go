@@ -245,7 +245,8 @@ func (d *Daemon) limit(name string, old units.Limits) error {
 	return d.Config.LimitsGiven(name)
 }
 
-// giveOwedLimits gives the limits that a killed left4d had stored for running servers, and had not given them yet.
+// giveOwedLimits gives the limits that a killed left4d had stored for running servers, and had not given them yet. Nobody
+// waits for it; all are given at once, so that they share the reloads.
 func (d *Daemon) giveOwedLimits() {
 	// Nobody knows what there was before.
 	any := uint64(1)
@@ -254,9 +255,13 @@ func (d *Daemon) giveOwedLimits() {
 		if in.State == Stopped || in.State == FailedState || !d.Config.LimitsOwed(in.Name, in.Effective.Limits) {
 			continue
 		}
-		if err := d.limit(in.Name, old); err != nil {
-			d.Log.Warn("cannot give a running server its limits", "instance", in.Name, "error", err)
-		}
+		d.running.Add(1)
+		go func() {
+			defer d.running.Done()
+			if err := d.limit(in.Name, old); err != nil && d.ctx.Err() == nil {
+				d.Log.Warn("cannot give a running server its limits", "instance", in.Name, "error", err)
+			}
+		}()
 	}
 }
 
