@@ -142,12 +142,15 @@ func (d *Daemon) repair(ctx context.Context, j *job) error {
 	var done []string
 	var failed []error
 	for _, c := range checks {
-		if c.repair == nil {
+		wanted := func(problem string) bool {
+			return len(which) == 0 || slices.Contains(which, c.kind) || problem != "" && slices.Contains(which, problem)
+		}
+		if c.repair == nil || !wanted("") && !slices.ContainsFunc(which, func(p string) bool { return strings.HasPrefix(p, c.kind+"/") }) {
 			continue
 		}
 		for _, p := range d.lookFor(ctx, c, j) {
 			name := p.Kind + "/" + p.Name
-			if p.Repair == "" || len(which) > 0 && !slices.Contains(which, p.Kind) && !slices.Contains(which, name) {
+			if p.Repair == "" || !wanted(name) {
 				continue
 			}
 			if ctx.Err() != nil {
@@ -434,6 +437,9 @@ func (d *Daemon) findUnknownMounts(e *examination) error {
 // findChangedUnits compares those lines of a drop-in that only a start writes: limits and the description may be newer or older.
 func (d *Daemon) findChangedUnits(e *examination) error {
 	for _, in := range d.Instances() {
+		if e.ctx.Err() != nil {
+			return context.Cause(e.ctx)
+		}
 		enabled, err := d.Config.Enabled(in.Name)
 		if err != nil || !enabled || !d.idle(in.Name) {
 			continue
@@ -480,10 +486,21 @@ func (d *Daemon) renderAgain(ctx context.Context, _ *job, name string) error {
 		return err
 	}
 	defer d.lockUnit(name)()
-	if _, err := d.prepare(in.Instance); err != nil {
+	if idle, err := d.prepareIdle(in.Instance); err != nil || !idle {
 		return err
 	}
 	return d.freshen(ctx, name)
+}
+
+// prepareIdle renders an instance that no job is at: what a delete removes must not come back behind it.
+func (d *Daemon) prepareIdle(def store.Instance) (idle bool, err error) {
+	d.accept.Lock()
+	defer d.accept.Unlock()
+	if _, err := d.Instance(def.Name); err != nil || !d.idle(def.Name) {
+		return false, nil
+	}
+	_, err = d.prepare(def)
+	return true, err
 }
 
 // owned is a directory that must belong to somebody, and have a mode where it is root's.
