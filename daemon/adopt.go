@@ -15,6 +15,8 @@ import (
 	"strconv"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"left4.me/left4/daemon/store"
 	"left4.me/left4/units"
 )
@@ -118,11 +120,21 @@ func overlayIn(layer string) (uint32, bool) {
 }
 
 // adoptInstance defines an instance again that is there, and touches neither its files nor its server.
-func (d *Daemon) adoptInstance(_ context.Context, j *job, name string) error {
+func (d *Daemon) adoptInstance(ctx context.Context, j *job, name string) error {
+	running, err := d.Units.Running(ctx, units.ServerUnit(name))
+	if err != nil {
+		return err
+	}
 	k, err := d.readKept(name)
+	var failed unix.Errno
+	if errors.As(err, &failed) && slices.Contains([]unix.Errno{unix.EIO, unix.ENOMEM, unix.EMFILE, unix.ENFILE, unix.EACCES, unix.EPERM}, failed) {
+		return err // it may be whole, and the next start would write over it
+	}
 	if err != nil {
 		k = kept{Instance: d.guess(name, j.Requester)}
 	}
+	// Somebody may have deleted it since it was found.
+	there := func() bool { return len(running) > 0 || d.onDisk(name) }
 	def := k.Instance
 	def.OwnerName = LoginName(def.Owner)
 	if b := k.Blueprint; b != nil {
@@ -137,16 +149,34 @@ func (d *Daemon) adoptInstance(_ context.Context, j *job, name string) error {
 		def.Blueprint = ""
 	}
 	def.Overlays.V = d.known(def.Overlays.V)
-	_, err = d.addInstance(&def)
+	_, err = d.addInstance(&def, there)
 	if AsCode(err) == PortInUse {
 		def.Port = 0
-		_, err = d.addInstance(&def)
+		_, err = d.addInstance(&def, there)
+	}
+	if errors.Is(err, errNotThere) {
+		return nil
 	}
 	if err != nil {
 		return err
 	}
 	<-d.refresh(name)
 	return nil
+}
+
+var errNotThere = errors.New("nothing is there any more")
+
+// onDisk tells whether there is anything that an instance of this name can have left.
+func (d *Daemon) onDisk(name string) bool {
+	for _, path := range []string{
+		filepath.Join(d.Layout.State, "runtime", name), filepath.Join(d.Layout.State, "instances", name), d.Config.DropInPath(name),
+	} {
+		if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+			return true
+		}
+	}
+	enabled, err := d.Config.Enabled(name)
+	return enabled || err != nil
 }
 
 // known are those of some overlays that there are.
@@ -180,9 +210,10 @@ func (d *Daemon) adoptOverlay(ctx context.Context, j *job, name string) error {
 		older = min(older, maxKeep)
 		o.Config.V.Keep = &older // all of them stay
 	}
+	names := d.keptNames()
 	d.accept.Lock()
 	defer d.accept.Unlock()
-	o.Name = d.nameFor(o.ID)
+	o.Name = d.nameFor(o.ID, names)
 	if err := d.Store.AdoptOverlay(o, revisions); err != nil {
 		return err
 	}
@@ -194,22 +225,33 @@ func (d *Daemon) adoptOverlay(ctx context.Context, j *job, name string) error {
 	return nil
 }
 
-// nameFor is the name that an overlay had, if an instance was rendered with it, or one like recovered-7.
-func (d *Daemon) nameFor(id uint32) string {
-	free := func(name string) bool {
-		_, err := d.Overlay(name)
-		return AsCode(err) == NoSuchOverlay
-	}
+// keptNames are the names that overlays had when instances were rendered with them, by id.
+func (d *Daemon) keptNames() map[uint32][]string {
+	names := map[uint32][]string{}
 	entries, _ := os.ReadDir(filepath.Join(d.Layout.State, "instances"))
 	for _, e := range entries {
 		k, err := d.readKept(e.Name())
 		if err != nil {
 			continue
 		}
-		for name, its := range k.Overlays {
-			if its == id && free(name) {
-				return name
+		for name, id := range k.Overlays {
+			if !slices.Contains(names[id], name) {
+				names[id] = append(names[id], name)
 			}
+		}
+	}
+	return names
+}
+
+// nameFor is the name that an overlay had, if an instance was rendered with it, or one like recovered-7.
+func (d *Daemon) nameFor(id uint32, names map[uint32][]string) string {
+	free := func(name string) bool {
+		_, err := d.Overlay(name)
+		return AsCode(err) == NoSuchOverlay
+	}
+	for _, name := range names[id] {
+		if free(name) {
+			return name
 		}
 	}
 	name := "recovered-" + revisionName(id)

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -146,12 +147,15 @@ func (d *Daemon) repair(ctx context.Context, j *job) error {
 	var done []string
 	var failed []error
 	for _, c := range checks {
-		if c.repair == nil {
+		wanted := func(problem string) bool {
+			return len(which) == 0 || slices.Contains(which, c.kind) || problem != "" && slices.Contains(which, problem)
+		}
+		if c.repair == nil || !wanted("") && !slices.ContainsFunc(which, func(p string) bool { return strings.HasPrefix(p, c.kind+"/") }) {
 			continue
 		}
 		for _, p := range d.lookFor(ctx, c, j) {
 			name := p.Kind + "/" + p.Name
-			if p.Repair == "" || len(which) > 0 && !slices.Contains(which, p.Kind) && !slices.Contains(which, name) {
+			if p.Repair == "" || !wanted(name) {
 				continue
 			}
 			if ctx.Err() != nil {
@@ -222,16 +226,23 @@ func (d *Daemon) findDamagedCopies(e *examination) error {
 }
 
 func (d *Daemon) findOrphanedOverlays(e *examination) error {
+	if found, err := d.unknownOverlays(); err != nil || len(found) == 0 {
+		return err
+	}
+	names := d.keptNames()
 	// What is being created or deleted is not looked at halfway.
 	d.accept.Lock()
 	defer d.accept.Unlock()
-	onDisk, err := d.numbers("overlays")
-	for _, id := range onDisk {
-		if d.overlayName(id) == "" {
-			e.add(revisionName(id), SeverityError, "define it again as overlay "+d.nameFor(id), "%s has files, and no overlay is known that they belong to", d.layerPath(id, ""))
-		}
+	found, err := d.unknownOverlays()
+	for _, id := range found {
+		e.add(revisionName(id), SeverityError, "define it again as overlay "+d.nameFor(id, names), "%s has files, and no overlay is known that they belong to", d.layerPath(id, ""))
 	}
 	return err
+}
+
+func (d *Daemon) unknownOverlays() ([]uint32, error) {
+	onDisk, err := d.numbers("overlays")
+	return slices.DeleteFunc(onDisk, func(id uint32) bool { return d.overlayName(id) != "" }), err
 }
 
 // layersKnown are the game and the overlays, by id.
@@ -364,11 +375,25 @@ func (d *Daemon) findOrphanedInstances(e *examination) error {
 		}
 	}
 	d.mu.Unlock()
-	for _, name := range sortedKeys(traces) {
-		what := strings.Join(traces[name], ", ")
+	names, whole := sortedKeys(traces), map[string]bool{}
+	for _, name := range names {
 		_, err := d.readKept(name)
+		whole[name] = err == nil
+	}
+	// Those that have a port come first, before another is given it as the next that is free.
+	slices.SortStableFunc(names, func(a, b string) int {
+		switch {
+		case whole[a] == whole[b]:
+			return 0
+		case whole[a]:
+			return -1
+		}
+		return 1
+	})
+	for _, name := range names {
+		what := strings.Join(traces[name], ", ")
 		repair := "define it again, as it was when it was last rendered"
-		if err != nil {
+		if !whole[name] {
 			repair = "define it again, with the port and the overlays that are left of it and the default of all else"
 		}
 		e.add(name, SeverityError, repair, "no instance %s is known, but there is %s; left4ctl delete %s removes it", name, what, name)
@@ -417,6 +442,9 @@ func (d *Daemon) findUnknownMounts(e *examination) error {
 // findChangedUnits compares those lines of a drop-in that only a start writes: limits and the description may be newer or older.
 func (d *Daemon) findChangedUnits(e *examination) error {
 	for _, in := range d.Instances() {
+		if e.ctx.Err() != nil {
+			return context.Cause(e.ctx)
+		}
 		enabled, err := d.Config.Enabled(in.Name)
 		if err != nil || !enabled || !d.idle(in.Name) {
 			continue
@@ -463,10 +491,21 @@ func (d *Daemon) renderAgain(ctx context.Context, _ *job, name string) error {
 		return err
 	}
 	defer d.lockUnit(name)()
-	if _, err := d.prepare(in.Instance); err != nil {
+	if idle, err := d.prepareIdle(in.Instance); err != nil || !idle {
 		return err
 	}
 	return d.freshen(ctx, name)
+}
+
+// prepareIdle renders an instance that no job is at: what a delete removes must not come back behind it.
+func (d *Daemon) prepareIdle(def store.Instance) (idle bool, err error) {
+	d.accept.Lock()
+	defer d.accept.Unlock()
+	if _, err := d.Instance(def.Name); err != nil || !d.idle(def.Name) {
+		return false, nil
+	}
+	_, err = d.prepare(def)
+	return true, err
 }
 
 // owned is a directory that must belong to somebody, and have a mode where it is root's.
@@ -550,13 +589,7 @@ func (d *Daemon) ownAgain(_ context.Context, _ *job, name string) error {
 func (d *Daemon) findLeftovers(e *examination) error {
 	d.accept.Lock()
 	defer d.accept.Unlock()
-	d.mu.Lock()
-	busy := false
-	for _, queue := range d.queues {
-		busy = busy || slices.ContainsFunc(queue, func(j *job) bool { return j != e.self && !j.over })
-	}
-	d.mu.Unlock()
-	if busy {
+	if d.othersAtWork(e.self) {
 		return nil
 	}
 	dirs := []string{"game", "overlays", "instances", "runtime"}
@@ -573,7 +606,7 @@ func (d *Daemon) findLeftovers(e *examination) error {
 			return err
 		}
 		for _, entry := range entries {
-			if strings.HasPrefix(entry.Name(), ".") {
+			if ours.MatchString(entry.Name()) {
 				name := path.Join(dir, entry.Name())
 				e.add(name, SeverityNotice, "remove it", "%s was left by work that was cut off", filepath.Join(d.Layout.State, name))
 			}
@@ -582,7 +615,30 @@ func (d *Daemon) findLeftovers(e *examination) error {
 	return nil
 }
 
-func (d *Daemon) removeLeftover(_ context.Context, _ *job, name string) error {
+// ours are the names of what left4 makes aside. What else has a dot is not its own: snapshots, say.
+var ours = regexp.MustCompile(`^\.(import-[0-9]+|merge-[0-9]+|gone-[0-9]+|left4-.+|[a-z0-9_-]+\.aside)$`)
+
+// othersAtWork tells whether there is a job that is not at its end, but for one.
+func (d *Daemon) othersAtWork(self *job) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, queue := range d.queues {
+		if slices.ContainsFunc(queue, func(j *job) bool { return j != self && !j.over }) {
+			return true
+		}
+	}
+	return false
+}
+
+func (d *Daemon) removeLeftover(_ context.Context, j *job, name string) error {
+	if path.Dir(name) == "instances" {
+		// Its name is taken again when the instance is rendered. A number is not.
+		d.accept.Lock()
+		defer d.accept.Unlock()
+		if d.othersAtWork(j) {
+			return errors.New("another job is at work; do it again when none is")
+		}
+	}
 	return d.removeBeneath(name)
 }
 

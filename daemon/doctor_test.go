@@ -498,3 +498,62 @@ func TestARunningServerOfNobodyKeepsItsName(t *testing.T) {
 	w.do(w.DeleteInstance, "x", JobDone)
 	w.create("x", Changes{})
 }
+
+// What was deleted after a repair had found it stays deleted.
+func TestARepairBringsNothingBackThatIsDeletedMeanwhile(t *testing.T) {
+	w := full(t)
+	w.lost(func(db string) {
+		os.Remove(db)
+		os.Remove(db + ".backup")
+	})
+	if w.found("orphaned-instance", "a") == nil {
+		t.Fatal("it is not listed")
+	}
+	w.do(w.DeleteInstance, "a", JobDone)
+	if err := w.adoptInstance(context.Background(), &job{}, "a"); err != nil {
+		t.Error(err)
+	}
+	if in, err := w.Instance("a"); err == nil {
+		t.Errorf("%+v", in)
+	}
+}
+
+// An instance whose port is not known any more takes none that one of those has had that are brought back with it.
+func TestWhatIsBroughtBackKeepsItsPort(t *testing.T) {
+	w := full(t)
+	w.create("b", Changes{})
+	w.do(w.StartInstance, "b", JobDone)
+	port := w.definitionOf("b").Port
+	if port != PortRange.First {
+		t.Fatalf("b has port %d", port)
+	}
+	os.RemoveAll(filepath.Join(w.root, "state/instances/a"))
+	os.Remove(w.Config.DropInPath("a"))
+	w.lost(func(db string) {
+		os.Remove(db)
+		os.Remove(db + ".backup")
+	})
+	w.repairAll(JobDone)
+	if got := w.definitionOf("b").Port; got != port {
+		t.Errorf("b has port %d, and a %d", got, w.definitionOf("a").Port)
+	}
+}
+
+// What somebody else keeps between left4's files is not left4's to remove.
+func TestARepairRemovesOnlyWhatLeft4Made(t *testing.T) {
+	w := full(t)
+	others := []string{"overlays/.snapshots/1", "overlays/2/.git", "game/.Trash-0", "instances/.backup", "runtime/.hidden"}
+	for _, dir := range others {
+		w.mkdir("state/" + dir)
+	}
+	w.mkdir("state/overlays/2/.merge-9")
+	w.repairAll(JobDone)
+	for _, dir := range others {
+		if !w.exists("state/" + dir) {
+			t.Errorf("%s is gone", dir)
+		}
+	}
+	if w.exists("state/overlays/2/.merge-9") {
+		t.Error("what was half made is still there")
+	}
+}

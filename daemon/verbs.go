@@ -49,7 +49,7 @@ func (d *Daemon) CreateInstance(name string, c Changes, owner uint32) (Instance,
 	} else if !s.Down() {
 		return Instance{}, errorf(InUse, "cannot create %s: a server of an earlier instance runs; delete %s ends it, a repair brings it back", name, name)
 	}
-	view, err := d.addInstance(&def)
+	view, err := d.addInstance(&def, nil)
 	if err != nil {
 		return Instance{}, err
 	}
@@ -58,7 +58,8 @@ func (d *Daemon) CreateInstance(name string, c Changes, owner uint32) (Instance,
 	return view, nil
 }
 
-func (d *Daemon) addInstance(def *store.Instance) (Instance, error) {
+// addInstance stores a definition. there, if any, is asked when no delete can be under way: false is errNotThere.
+func (d *Daemon) addInstance(def *store.Instance, there func() bool) (Instance, error) {
 	d.accept.Lock()
 	defer d.accept.Unlock()
 	d.mu.Lock()
@@ -66,6 +67,9 @@ func (d *Daemon) addInstance(def *store.Instance) (Instance, error) {
 	d.mu.Unlock()
 	if leaving {
 		return Instance{}, errorf(Busy, "cannot create %s: an earlier one is still being deleted", def.Name)
+	}
+	if there != nil && !there() {
+		return Instance{}, errNotThere
 	}
 	if err := d.checkDefinition(*def); err != nil {
 		return Instance{}, err
@@ -242,7 +246,8 @@ func (d *Daemon) limit(name string, old units.Limits) error {
 	return d.Config.LimitsGiven(name)
 }
 
-// giveOwedLimits gives the limits that a killed left4d had stored for running servers, and had not given them yet.
+// giveOwedLimits gives the limits that a killed left4d had stored for running servers, and had not given them yet. Nobody
+// waits for it; all are given at once, so that they share the reloads.
 func (d *Daemon) giveOwedLimits() {
 	// Nobody knows what there was before.
 	any := uint64(1)
@@ -251,9 +256,13 @@ func (d *Daemon) giveOwedLimits() {
 		if in.State == Stopped || in.State == FailedState || !d.Config.LimitsOwed(in.Name, in.Effective.Limits) {
 			continue
 		}
-		if err := d.limit(in.Name, old); err != nil {
-			d.Log.Warn("cannot give a running server its limits", "instance", in.Name, "error", err)
-		}
+		d.running.Add(1)
+		go func() {
+			defer d.running.Done()
+			if err := d.limit(in.Name, old); err != nil && d.ctx.Err() == nil {
+				d.Log.Warn("cannot give a running server its limits", "instance", in.Name, "error", err)
+			}
+		}()
 	}
 }
 

@@ -21,7 +21,14 @@ func (s *Server) listProblems(c *call) ([]any, error) {
 	if err := s.authorize(c, c.method.action, thing{}); err != nil {
 		return nil, err
 	}
-	all := append([]daemon.Problem{}, s.daemon.Problems(c.ctx)...)
+	all := []daemon.Problem{}
+	err := s.walk(c, func(ctx context.Context) error {
+		all = append(all, s.daemon.Problems(ctx)...)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithTimeout(c.ctx, polkitTime)
 	defer cancel()
 	if _, err := s.auth.Check(ctx, polkit.Request{Sender: c.sender, Action: c.method.action, Details: details(c.method.action, thing{}, identity{})}); err != nil && c.ctx.Err() == nil {

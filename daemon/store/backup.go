@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"database/sql"
 	"errors"
 	"fmt"
@@ -367,9 +368,12 @@ func (s *Store) writeBackup() error {
 	if err := removeAll(fresh); err != nil {
 		return err
 	}
-	err := s.vacuumInto(fresh)
+	err := s.copyTo(fresh)
 	if err == nil {
-		err = s.checkCopy(fresh)
+		err = checkCopy(fresh)
+	}
+	if err != nil {
+		err = s.blame(err)
 	}
 	if err == nil {
 		err = syncPath(fresh)
@@ -383,21 +387,82 @@ func (s *Store) writeBackup() error {
 	return syncPath(filepath.Dir(backup))
 }
 
-// vacuumInto writes a copy that is of one moment. It is of the file that is open, whatever has its name by now.
-func (s *Store) vacuumInto(path string) error {
+// stepPages is how many pages are copied before others may use the database again: a step takes far less than a millisecond.
+const stepPages = 64
+
+// maxStuck is how many steps may bring a copy no further.
+const maxStuck = 10
+
+// copyTo writes a copy that is of one moment, that of its end: SQLite brings what is changed meanwhile into it. It is of the
+// file that is open, whatever has its name by now.
+func (s *Store) copyTo(path string) (err error) {
 	// SQLite takes an empty file; one that it makes itself would be open to others, as the umask is.
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return err
 	}
 	f.Close()
-	_, err = s.db.Exec("VACUUM INTO ?", path)
-	return err
+	// It is synced when it is whole, and one that is not is thrown away.
+	db, err := sql.Open("sqlite3", (&url.URL{Scheme: "file", Path: path}).String()+"?_synchronous=OFF&_journal_mode=OFF")
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	ctx := context.Background()
+	into, err := db.Conn(ctx)
+	if err != nil {
+		return err
+	}
+	defer into.Close()
+	return into.Raw(func(to any) error {
+		var copying *sqlite.SQLiteBackup
+		defer func() {
+			if copying != nil {
+				s.use(ctx, func(*sqlite.SQLiteConn) error { return copying.Finish() }) // its error is that of the last step
+			}
+		}()
+		stuck := 0
+		for done := false; !done; {
+			left := -1
+			err := s.use(ctx, func(from *sqlite.SQLiteConn) (err error) {
+				if copying == nil {
+					if copying, err = to.(*sqlite.SQLiteConn).Backup("main", from, "main"); err != nil {
+						return err
+					}
+				} else {
+					left = copying.Remaining()
+				}
+				done, err = copying.Step(stepPages)
+				return err
+			})
+			if err != nil {
+				return err
+			}
+			// A step that finds the database locked says nothing of it, and one that finds it changed by another process
+			// begins again.
+			if copying.PageCount() == 0 || left >= 0 && copying.Remaining() >= left {
+				stuck++
+			}
+			if !done && stuck > maxStuck {
+				return errors.New("another process uses it")
+			}
+		}
+		return nil
+	})
 }
 
-// checkCopy looks whether a copy is as sound as a database must be. What is wrong with it and with the database too is told
-// as Broken.
-func (s *Store) checkCopy(path string) error {
+// use lets fn have the one connection, as a query would.
+func (s *Store) use(ctx context.Context, fn func(*sqlite.SQLiteConn) error) error {
+	c, err := s.db.DB.Conn(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	return c.Raw(func(driver any) error { return fn(driver.(*sqlite.SQLiteConn)) })
+}
+
+// checkCopy looks whether a copy is as sound as a database must be.
+func checkCopy(path string) error {
 	db, err := sqlx.Open("sqlite3", (&url.URL{Scheme: "file", Path: path}).String()+"?mode=ro&immutable=1")
 	if err != nil {
 		return err
@@ -408,15 +473,24 @@ func (s *Store) checkCopy(path string) error {
 	if err = copied.sound(); err == nil {
 		err = copied.readable()
 	}
-	if err == nil {
-		return nil
+	if err != nil {
+		return fmt.Errorf("the copy is not sound: %w", err)
+	}
+	return nil
+}
+
+// blame looks whether it is the database, and not the copy, that a backup failed by. Only that is told as Broken.
+func (s *Store) blame(err error) error {
+	var e sqlite.Error
+	if errors.As(err, &e) && e.Code == sqlite.ErrFull {
+		return fmt.Errorf("%w (%w)", ErrFull, err)
 	}
 	var bad *damage
 	if errors.As(s.sound(), &bad) {
 		s.db.tell(bad)
 		return bad
 	}
-	return fmt.Errorf("the copy is not sound: %w", err)
+	return err
 }
 
 // conn is the connection, which tells when the database or its disk is found broken.

@@ -698,3 +698,53 @@ func TestADiskThatFailsHasDamagedNothing(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Changes go on while a backup is made in steps, which still is of one moment.
+func TestABackupIsOfOneMoment(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "left4.db")
+	s := open(t, path)
+	const pages = 12 * stepPages
+	b := Blueprint{Name: "big", Owner: 1, Created: 1}
+	b.Arguments.V, b.Overlays.V, b.Config.V = []string{}, []OverlayRef{}, []string{strings.Repeat("x", 4096*pages)}
+	if err := s.CreateBlueprint(b); err != nil {
+		t.Fatal(err)
+	}
+	made := make(chan error)
+	go func() { made <- s.BackUp() }()
+	var changes int
+	for done := false; !done; {
+		// A job comes before the instance that it is of, in another table and in another change.
+		name := fmt.Sprintf("i%d", changes)
+		if err := s.PutJob(Job{ID: uint32(changes + 1), Kind: "start", Target: name, State: "done"}); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.CreateInstance(definition(name, uint16(2000+changes)), Ports{}); err != nil {
+			t.Fatal(err)
+		}
+		changes++
+		select {
+		case err := <-made:
+			if err != nil {
+				t.Fatal(err)
+			}
+			done = true
+		default:
+		}
+	}
+	s.mu.Lock()
+	s.timer.Stop() // the backup that is looked at is that of the middle
+	s.timer = nil
+	s.mu.Unlock()
+	s.Close()
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, path)
+	jobs, err := s.Jobs(JobFilter{Limit: 100_000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := len(instances(t, s)); n > changes || len(jobs) != n && len(jobs) != n+1 {
+		t.Errorf("%d instances and %d jobs of %d", n, len(jobs), changes)
+	}
+}

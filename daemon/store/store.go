@@ -191,7 +191,7 @@ func (s *Store) copyOld(version int) error {
 	if err := os.Remove(old); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return s.vacuumInto(old)
+	return s.copyTo(old)
 }
 
 // tx runs fn in one immediate transaction and commits it when fn returns nil.
