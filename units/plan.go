@@ -217,7 +217,7 @@ func (l Layout) WriteInstance(name string, p Plan, cfg map[string][]byte) (chang
 
 	// The new directory is made whole first: the two then change places in one step, and nobody meets a plan without its files.
 	if err := writeWhole(instances, aside(name), text, cfg); err != nil {
-		return false, err
+		return false, errors.Join(err, RemoveTree(instances, aside(name)))
 	}
 	err = unix.Renameat2(instances, aside(name), instances, name, unix.RENAME_EXCHANGE)
 	if err == unix.ENOENT {
