@@ -224,10 +224,10 @@ func (l Layout) WriteInstance(name string, p Plan, cfg map[string][]byte) (chang
 		err = unix.Renameat2(instances, aside(name), instances, name, unix.RENAME_NOREPLACE)
 	}
 	if err != nil {
-		return false, pathError(name, err)
+		return false, errors.Join(pathError(name, err), RemoveTree(instances, aside(name)))
 	}
 	if err := takeDefinition(instances, aside(name), name); err != nil {
-		return true, pathError(definitionName, err)
+		return true, errors.Join(pathError(definitionName, err), RemoveTree(instances, aside(name)))
 	}
 	if err := unix.Fsync(instances); err != nil {
 		return true, pathError(name, err)
