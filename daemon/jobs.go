@@ -676,17 +676,23 @@ func (d *Daemon) Job(id uint32) (Job, error) {
 
 // Jobs returns the selected jobs, newest first.
 func (d *Daemon) Jobs(f store.JobFilter) ([]Job, error) {
+	// That it could not be stored was told when it ended.
+	_ = d.storeUnstored()
 	rows, err := d.Store.Jobs(f)
 	if err != nil {
 		return nil, fmt.Errorf("cannot list the jobs: %w", err)
 	}
-	all := make([]Job, len(rows))
+	all := make([]Job, 0, len(rows))
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for i, row := range rows {
-		all[i] = fromHistory(row)
-		if j := d.jobs[row.ID]; j != nil {
-			all[i] = j.Job
+	for _, row := range rows {
+		j := fromHistory(row)
+		if live := d.jobs[row.ID]; live != nil {
+			j = live.Job
+		}
+		// The database may not have taken its end yet.
+		if f.State == "" || j.State == f.State {
+			all = append(all, j)
 		}
 	}
 	return all, nil

@@ -428,3 +428,20 @@ func TestWhatCannotBeDone(t *testing.T) {
 		}
 	}
 }
+
+// A disk that was full for a moment must not leave a job at work for whoever looks.
+func TestAnEndThatWasNotStoredIsListedAndStored(t *testing.T) {
+	w := newWorld(t)
+	w.create("a", Changes{})
+	row := store.Job{ID: 1, Kind: "stop", Target: "a", State: JobRunning, Timeout: time.Minute, Created: now(), Started: now()}
+	if err := w.Store.PutJob(row); err != nil {
+		t.Fatal(err)
+	}
+	row.State, row.Finished = JobDone, now()
+	w.unstored = []store.Job{row}
+	for state, want := range map[string]int{JobRunning: 0, JobDone: 1} {
+		if got, err := w.Jobs(store.JobFilter{State: state, Limit: 10}); err != nil || len(got) != want {
+			t.Errorf("%s: %+v, %v", state, got, err)
+		}
+	}
+}

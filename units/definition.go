@@ -29,6 +29,7 @@ func (l Layout) KeepDefinition(name string, text []byte) error {
 	}
 	// No fsync of the directory, which costs a start time: after a power cut there may be the older one.
 	if err := unix.Renameat(dir, temp, dir, definitionName); err != nil {
+		unix.Unlinkat(dir, temp, 0)
 		return pathError(definitionName, err)
 	}
 	return nil

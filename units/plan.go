@@ -217,17 +217,17 @@ func (l Layout) WriteInstance(name string, p Plan, cfg map[string][]byte) (chang
 
 	// The new directory is made whole first: the two then change places in one step, and nobody meets a plan without its files.
 	if err := writeWhole(instances, aside(name), text, cfg); err != nil {
-		return false, err
+		return false, errors.Join(err, RemoveTree(instances, aside(name)))
 	}
 	err = unix.Renameat2(instances, aside(name), instances, name, unix.RENAME_EXCHANGE)
 	if err == unix.ENOENT {
 		err = unix.Renameat2(instances, aside(name), instances, name, unix.RENAME_NOREPLACE)
 	}
 	if err != nil {
-		return false, pathError(name, err)
+		return false, errors.Join(pathError(name, err), RemoveTree(instances, aside(name)))
 	}
 	if err := takeDefinition(instances, aside(name), name); err != nil {
-		return true, pathError(definitionName, err)
+		return true, errors.Join(pathError(definitionName, err), RemoveTree(instances, aside(name)))
 	}
 	if err := unix.Fsync(instances); err != nil {
 		return true, pathError(name, err)

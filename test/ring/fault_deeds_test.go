@@ -365,6 +365,10 @@ var deeds = []deed{
 		return f.ask("UpdateOverlay", "maps", "files", config{}, config{"revision": f.older})
 	}, nil, false},
 	{"collect", (*faulty).spare, call("UpdateOverlay", "maps", "files", config{"keep": uint32(0)}, config{}), nil, false},
+	{"restart of left4d", func(f *faulty) { f.running(victim) }, func(f *faulty) (o outcome) {
+		o.gone = f.Try("systemctl", "restart", "left4d.service").Code != 0
+		return o
+	}, nil, false},
 	{"create overlay", func(f *faulty) { f.must("DeleteOverlay", "extra", config{}) }, call("CreateOverlay", "extra", "files", config{}, config{}), []string{"OverlayExists"}, false},
 	{"delete overlay", func(f *faulty) {
 		if o := f.ask("CreateOverlay", "extra", "files", config{}, config{}); !o.well() && !strings.Contains(o.String(), "there is such an overlay") {

@@ -282,6 +282,7 @@ var helpers = []helper{
 	{"left4-overlay mount", "overlay", "mount", "start"},
 	{"left4-overlay umount", "overlay", "umount", "stop"},
 	{"left4-overlay clone", "overlay", "clone", "clone"},
+	{"start of left4d", "left4d", "", "restart of left4d"},
 	{"left4-worker", "worker", "import", "import"},
 	{"left4-worker of a part", "worker", "import", "import, merged"},
 }
@@ -323,7 +324,7 @@ func (f *faulty) crashHelper(t *testing.T, d deed, h helper, k int) tally {
 			if !tr.Hit() {
 				return "", false
 			}
-			if !o.well() && f.cause(o) == "" {
+			if !o.well() && !o.gone && f.cause(o) == "" {
 				wrong("%v, and nobody says why", o)
 			}
 			return fmt.Sprintf("point %d (%s)", n, calls[n-1]), true
