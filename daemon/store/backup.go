@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -38,7 +39,9 @@ const (
 func backupOf(path string) string { return path + ".backup" }
 
 // part is what a copy is called until it is whole.
-func part(path string) string { return path + ".part" }
+func part(path string) string { return path + partEnd }
+
+const partEnd = ".part"
 
 // beside are the files that SQLite makes beside a database in WAL mode.
 var beside = []string{"-wal", "-shm"}
@@ -47,6 +50,9 @@ var beside = []string{"-wal", "-shm"}
 type damage struct {
 	what string
 	gone bool // nothing is left of it
+	// version is the schema that it was not migrated from, 0 = that is not what is wrong. Either that is not its schema, or
+	// the migration is at fault, and an older database would be no better.
+	version int
 }
 
 func (d *damage) Error() string { return "it " + d.what }
@@ -70,6 +76,30 @@ func damaged(err error) error {
 // unread is what the check says where it was not given a page of the file, and with which of SQLite's errors. A page that
 // cannot be there, or has nonsense in it, is told in other words.
 var unread = regexp.MustCompile(`unable to get the page\. error code=([0-9]+)|failed to get page `)
+
+// notMigrated says what it means that the schema after version cannot be made.
+func notMigrated(version int, err error) error {
+	what := fmt.Sprintf("migration to schema %d: ", version+1)
+	var e sqlite.Error
+	if errors.As(err, &e) && (e.Code == sqlite.ErrError || e.Code == sqlite.ErrConstraint) {
+		return &damage{what: "cannot be brought up to date: " + what + err.Error(), version: version}
+	}
+	return fmt.Errorf(what+"%w", err)
+}
+
+// versionOf reads the schema of a database from its header, 0 = there is none.
+func versionOf(path string) int {
+	f, err := os.Open(path)
+	if err != nil {
+		return 0
+	}
+	defer f.Close()
+	var version [4]byte
+	if _, err := f.ReadAt(version[:], 60); err != nil {
+		return 0
+	}
+	return int(int32(binary.BigEndian.Uint32(version[:])))
+}
 
 // checked is what the result of a check means: a disk that fails for a moment has damaged nothing.
 func checked(result string) error {
@@ -144,6 +174,8 @@ func openOrRestore(path string) (*Store, error) {
 		return s, err
 	}
 	switch _, err := os.Lstat(backupOf(path)); {
+	case err == nil && bad.version > 0 && versionOf(backupOf(path)) <= bad.version:
+		return nil, bad
 	case err == nil:
 		return restore(path, bad)
 	case !errors.Is(err, fs.ErrNotExist):

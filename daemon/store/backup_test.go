@@ -264,6 +264,20 @@ func TestWhatNoBackupTakesThePlaceOf(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, "newer left4"},
+		"a migration that fails": {func(t *testing.T, path string) {
+			for path, query := range map[string]string{
+				path:           "PRAGMA user_version = 3", // and it has a table of 4
+				backupOf(path): "DROP TABLE loss; PRAGMA user_version = 3",
+			} {
+				db, err := sql.Open("sqlite3", path)
+				if err == nil {
+					_, err = db.Exec(query)
+				}
+				if err = errors.Join(err, db.Close()); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}, "migration to schema 4"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -746,5 +760,28 @@ func TestABackupIsOfOneMoment(t *testing.T) {
 	}
 	if n := len(instances(t, s)); n > changes || len(jobs) != n && len(jobs) != n+1 {
 		t.Errorf("%d instances and %d jobs of %d", n, len(jobs), changes)
+	}
+}
+
+// A backup that an older left4 has made is migrated as it takes the place of the database, and leaves nothing beside it.
+func TestABackupOfAnOlderSchemaTakesItsPlace(t *testing.T) {
+	path := kept(t)
+	db, err := sql.Open("sqlite3", backupOf(path))
+	if err == nil {
+		_, err = db.Exec("DROP TABLE loss; PRAGMA user_version = 3")
+	}
+	if err = errors.Join(err, db.Close()); err != nil {
+		t.Fatal(err)
+	}
+	write(t, path, []byte("garbage"))
+	s := open(t, path)
+	if losses, err := s.Losses(); err != nil || len(losses) != 1 {
+		t.Errorf("%+v, %v", losses, err)
+	}
+	if got := instances(t, s); len(got) != 1 {
+		t.Errorf("%q", got)
+	}
+	if all, _ := filepath.Glob(path + "*.part*"); len(all) != 0 {
+		t.Errorf("%q", all)
 	}
 }

@@ -56,7 +56,8 @@ func (s *Store) PutJob(j Job) error {
 	_, err := s.db.NamedExec(`INSERT INTO job (`+jobColumns+`)
 		VALUES (:id, :kind, :target, :instance, :state, :requester, :requester_name, :status, :cause, :timeout, :created, :started, :finished, :parameters, :canceled)
 		ON CONFLICT (id) DO UPDATE SET state = excluded.state, status = excluded.status, cause = excluded.cause,
-		started = excluded.started, finished = excluded.finished`, j)
+		started = excluded.started, finished = excluded.finished,
+		parameters = CASE excluded.finished WHEN 0 THEN parameters ELSE '{}' END`, j)
 	if err == nil && j.ID%backupJobs == 0 {
 		s.changed()
 	}

@@ -157,7 +157,7 @@ func (s *Store) migrate(fresh bool) error {
 	if version < 0 || version == 0 && !(fresh && tables == 0) {
 		return &damage{what: "is no database of left4", gone: version == 0 && tables == 0}
 	}
-	if version > 0 && version < len(files) {
+	if version > 0 && version < len(files) && !strings.HasSuffix(s.path, partEnd) { // what is a copy already needs none
 		if err := s.copyOld(version); err != nil {
 			return fmt.Errorf("cannot back up before the migration: %w", err)
 		}
@@ -174,7 +174,7 @@ func (s *Store) migrate(fresh bool) error {
 				return err
 			}
 			if _, err := tx.Exec(string(text)); err != nil {
-				return fmt.Errorf("migration to schema %d: %w", version+1, err)
+				return notMigrated(version, err)
 			}
 		}
 		_, err := tx.Exec("PRAGMA user_version = " + strconv.Itoa(version))

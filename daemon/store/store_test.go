@@ -352,3 +352,19 @@ func theFirstSchema(t *testing.T, path, file string) {
 		t.Errorf("%+v, %v", in, err)
 	}
 }
+
+// What an import was asked for can be megabytes, and the history of jobs is long.
+func TestAFinishedJobKeepsNoParameters(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "left4.db"))
+	j := Job{ID: 1, Kind: "import-overlay", Target: "a", State: "running"}
+	j.Parameters.V.Remove = []string{"x"}
+	for _, finished := range []int64{0, 0, 5} {
+		j.Finished = finished
+		if err := s.PutJob(j); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := s.Job(1); err != nil || (len(got.Parameters.V.Remove) == 0) != (finished != 0) {
+			t.Errorf("%+v, %v", got, err)
+		}
+	}
+}
