@@ -187,7 +187,7 @@ func (s *Store) migrate(fresh bool) error {
 }
 
 func (s *Store) copyOld(version int) error {
-	old := s.path + ".v" + strconv.Itoa(version)
+	old := strings.TrimSuffix(s.path, part("")) + ".v" + strconv.Itoa(version)
 	if err := os.Remove(old); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}

@@ -310,11 +310,24 @@ func TestOverlaysAndBlueprints(t *testing.T) {
 
 func TestTheFirstSchemaIsMigrated(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "left4.db")
+	t.Run("itself", func(t *testing.T) { theFirstSchema(t, path, path) })
+	if _, err := os.Stat(path + ".v1"); err != nil {
+		t.Error(err)
+	}
+	path = filepath.Join(t.TempDir(), "left4.db")
+	t.Run("as the backup", func(t *testing.T) { theFirstSchema(t, path, backupOf(path)) })
+	if left, err := filepath.Glob(path + "*"); err != nil || !slices.Equal(left, []string{path, backupOf(path), path + ".v1"}) {
+		t.Errorf("%q, %v", left, err)
+	}
+}
+
+// theFirstSchema opens a database whose file, or backup, is of the first left4.
+func theFirstSchema(t *testing.T, path, file string) {
 	first, err := schema.ReadFile("schema/0001.sql")
 	if err != nil {
 		t.Fatal(err)
 	}
-	db, err := sqlx.Open("sqlite3", path)
+	db, err := sqlx.Open("sqlite3", file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -324,7 +337,7 @@ func TestTheFirstSchemaIsMigrated(t *testing.T) {
 	db.MustExec("DELETE FROM game_revision WHERE id = 3")
 	db.MustExec(`INSERT INTO instance VALUES ('a', 27015, 0, 1, '', '', 'always', 'x', '[]', '[]', '[]', '{}')`)
 	db.Close()
-	if err := os.Chmod(path, 0o600); err != nil {
+	if err := os.Chmod(file, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	s := open(t, path)
