@@ -237,6 +237,7 @@ func TestPowerCutsAtAnyTime(t *testing.T) {
 			}
 			p.ctl("delete", "d")
 			p.ctl("create", "d", "--overlay=maps", "--port=27018")
+			p.ctl("overlay", "configure", "maps", "--keep=3")
 			p.ctl("overlay", "import", "maps", "/root/maps1")
 			p.ctl("overlay", "rollback", "maps")
 			for name, port := range names {
