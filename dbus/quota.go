@@ -33,13 +33,23 @@ var (
 type quota struct {
 	mu      sync.Mutex
 	callers map[string]*caller // all that have called and are still on the bus
-	calls   int
-	bytes   int
+	all     share              // of all users but root
 	users   map[uint32]*share
+	unknown share // of those of whom it is not known yet who they are: as much as one user's
 }
 
-// share is what all connections of one user have under way.
+// share is what somebody has under way.
 type share struct{ calls, bytes int }
+
+func (s *share) add(calls, bytes int) {
+	s.calls += calls
+	s.bytes += bytes
+}
+
+// full tells that one user's share bears no more.
+func (s *share) full(bytes int) bool {
+	return s.calls >= maxUserCalls || s.bytes+bytes > maxUserBytes
+}
 
 // caller is one connection on the bus. It is kept until it leaves: who it is, is asked once.
 type caller struct {
@@ -82,18 +92,16 @@ func (q *quota) enter(name string, bytes int) (ticket, error) {
 	if who.calls >= maxCallerCalls || who.bytes+bytes > maxCallerBytes {
 		return t, errCalls
 	}
-	switch full := q.calls >= maxCalls || q.bytes+bytes > maxBytes; {
-	case who.told && who.user == 0:
-	case full && (who.told || who.calls >= firstCalls || bytes > firstBytes):
-		return t, errCalls
-	case who.told:
-		if !q.share(who.user, bytes) {
-			return t, errYours
+	switch {
+	case !who.told:
+		if q.unknown.full(bytes) && (who.calls >= firstCalls || bytes > firstBytes) {
+			return t, errCalls
 		}
-		fallthrough
-	default:
-		q.calls++
-		q.bytes += bytes
+		q.unknown.add(1, bytes)
+	case who.user != 0:
+		if err := q.share(who.user, bytes); err != nil {
+			return t, err
+		}
 	}
 	who.calls++
 	who.bytes += bytes
@@ -101,18 +109,21 @@ func (q *quota) enter(name string, bytes int) (ticket, error) {
 }
 
 // share counts a call for a user, if there is room: nobody may take all there is.
-func (q *quota) share(uid uint32, bytes int) bool {
+func (q *quota) share(uid uint32, bytes int) error {
+	if q.all.calls >= maxCalls || q.all.bytes+bytes > maxBytes {
+		return errCalls
+	}
 	u := q.users[uid]
 	if u == nil {
 		u = &share{}
 	}
-	if u.calls >= maxUserCalls || u.bytes+bytes > maxUserBytes {
-		return false
+	if u.full(bytes) {
+		return errYours
 	}
 	q.users[uid] = u
-	u.calls++
-	u.bytes += bytes
-	return true
+	u.add(1, bytes)
+	q.all.add(1, bytes)
+	return nil
 }
 
 // leave takes back what enter and claim have done.
@@ -121,19 +132,15 @@ func (q *quota) leave(t ticket) {
 	defer q.mu.Unlock()
 	t.who.calls--
 	t.who.bytes -= t.bytes
-	if t.told && t.who.user == 0 {
-		return
-	}
-	q.calls--
-	q.bytes -= t.bytes
-	if !t.told {
-		return
-	}
-	u := q.users[t.who.user]
-	u.calls--
-	u.bytes -= t.bytes
-	if u.calls == 0 {
-		delete(q.users, t.who.user)
+	switch {
+	case !t.told:
+		q.unknown.add(-1, -t.bytes)
+	case t.who.user != 0:
+		q.all.add(-1, -t.bytes)
+		u := q.users[t.who.user]
+		if u.add(-1, -t.bytes); u.calls == 0 {
+			delete(q.users, t.who.user)
+		}
 	}
 }
 
@@ -152,17 +159,16 @@ func (q *quota) claim(t *ticket, uid uint32) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	t.who.told, t.who.user = true, uid
-	switch {
-	case t.told:
-	case uid == 0:
-		q.calls--
-		q.bytes -= t.bytes
-		t.told = true
-	case !q.share(uid, t.bytes):
-		return errYours
-	default:
-		t.told = true
+	if t.told {
+		return nil
 	}
+	if uid != 0 {
+		if err := q.share(uid, t.bytes); err != nil {
+			return err
+		}
+	}
+	t.told = true
+	q.unknown.add(-1, -t.bytes)
 	return nil
 }
 

@@ -647,15 +647,15 @@ func TestAFloodIsRefusedAndHurtsNobodyElse(t *testing.T) {
 		}, Body: args}
 	}
 	for range 2000 {
-		flooder.Send(msg("ListInstances", variants{}), nil)
+		flooder.Send(msg("GetSecret", "a", "rcon_password"), nil)
 	}
 	_, err := b.call(names.Root, names.Manager+".GetInstance", big)
 	wantError(t, err, "org.freedesktop.DBus.Error.LimitsExceeded")
 	b.must(names.Root, names.Manager+".GetInstance", "a")
 	b.server.quota.mu.Lock()
 	defer b.server.quota.mu.Unlock()
-	if b.server.quota.calls > maxCallerCalls+1 {
-		t.Errorf("%d calls under way", b.server.quota.calls)
+	if who := b.server.quota.callers[flooder.Names()[0]]; who == nil || who.calls > maxCallerCalls {
+		t.Errorf("under way: %+v", who)
 	}
 }
 
@@ -691,7 +691,7 @@ func TestQuota(t *testing.T) {
 	}
 	q.leave(other)
 	q.gone(":1.2")
-	if q.calls != 0 || q.bytes != 0 || len(q.callers) != 0 {
+	if q.unknown != (share{}) || q.all != (share{}) || len(q.callers) != 0 {
 		t.Errorf("left behind: %+v", q)
 	}
 	p := newPlaces(2)
@@ -889,19 +889,19 @@ func TestOneUserLeavesRoomForOthers(t *testing.T) {
 		t.Error(err)
 	}
 	q.leave(ticket)
-	calls, bytes := q.calls, q.bytes
+	all := q.all
 	for range 2 { // it is known the second time
 		root, err := q.enter(":3.1", 5)
 		if err == nil {
 			err = q.claim(&root, 0)
 		}
-		if err != nil || q.calls != calls || q.bytes != bytes {
+		if err != nil || q.all != all {
 			t.Errorf("root is counted: %v", err)
 		}
 		q.leave(root)
 	}
-	if q.calls != calls || q.bytes != bytes || len(q.users) != 1 {
-		t.Errorf("%d calls, %d bytes, %d users; before %d, %d", q.calls, q.bytes, len(q.users), calls, bytes)
+	if q.all != all || q.unknown != (share{}) || len(q.users) != 1 {
+		t.Errorf("%+v, before %+v", q, all)
 	}
 }
 
@@ -909,7 +909,7 @@ func TestOneUserLeavesRoomForOthers(t *testing.T) {
 func TestManyNewConnectionsLockNobodyOut(t *testing.T) {
 	q := newQuota()
 	var all []ticket
-	for n := 0; q.calls < maxCalls; n++ {
+	for n := 0; !q.unknown.full(100); n++ {
 		for range maxCallerCalls {
 			ticket, err := q.enter(fmt.Sprintf(":1.%d", n), 100)
 			if err != nil {
@@ -941,7 +941,7 @@ func TestManyNewConnectionsLockNobodyOut(t *testing.T) {
 	for _, ticket := range append(all, root) {
 		q.leave(ticket)
 	}
-	if q.calls != 0 || q.bytes != 0 || len(q.users) != 0 {
+	if q.unknown != (share{}) || q.all != (share{}) || len(q.users) != 0 {
 		t.Errorf("left behind: %+v", q)
 	}
 }
