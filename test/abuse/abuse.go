@@ -64,8 +64,8 @@ var Attacks = map[string]func(*attack, context.Context) error{
 	"descriptors": (*attack).descriptors,
 }
 
-// once are those that end when they are through; the others begin again until they are ended.
-var once = map[string]bool{"fuzz": true, "descriptors": true}
+// Once are those that end when they are through; the others begin again until they are ended.
+var Once = map[string]bool{"fuzz": true, "descriptors": true, "large": true}
 
 // Run attacks until it is through, or ctx ends.
 func Run(ctx context.Context, name string, o Options) (Tally, error) {
@@ -75,7 +75,7 @@ func Run(ctx context.Context, name string, o Options) (Tally, error) {
 	}
 	a := &attack{Options: o, tally: Tally{Answers: map[string]int{}, Faults: []string{}}}
 	err := do(a, ctx)
-	for err == nil && ctx.Err() == nil && !once[name] {
+	for err == nil && ctx.Err() == nil && !Once[name] {
 		err = do(a, ctx)
 	}
 	if ctx.Err() != nil {

@@ -11,9 +11,9 @@ import (
 	"left4.me/left4/dbus/names"
 )
 
-// Sizes of the bodies that large sends: what the bus takes at most, what left4d takes at most, and below that what it
-// decodes by turns.
-var sizes = []int{31 << 20, 4 << 20, 1000 << 10, 500 << 10, 60 << 10}
+// Sizes of the bodies that large sends: what left4d takes at most, what it decodes without taking turns, one between, more
+// than it takes, and what the bus takes at most.
+var sizes = []int{1000 << 10, 60 << 10, 500 << 10, 4 << 20, 31 << 20}
 
 // bodies fill about so many bytes with what takes the most room, or the most time, when it is decoded.
 var bodies = []struct {
