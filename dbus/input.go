@@ -198,6 +198,9 @@ func (m *incoming) body() ([]any, error) {
 	if m.raw == nil {
 		return nil, errors.New("the message is too large")
 	}
+	if err := scan(m.signature, m.raw[len(m.raw)-int(m.header.body):], m.order); err != nil {
+		return nil, err
+	}
 	msg, err := dbus.DecodeMessageWithFDs(bytes.NewReader(m.raw), m.fds)
 	if err != nil {
 		return nil, err
