@@ -20,6 +20,14 @@ const (
 	maxQuestions = 4
 )
 
+// A refusal keeps its user's turn for so many times as long as polkit took for it, and so does a list of permissions: who may
+// not, and asks all the same, leaves polkit, and the bus that it asks in turn, to others.
+const (
+	refusalCost    = 10
+	maxRefusalCost = 100 * time.Millisecond
+	rightsCost     = 4
+)
+
 // Kinds of things that have a name, an owner and an object.
 const (
 	instance  = "instance"
@@ -71,7 +79,14 @@ func (s *Server) authorize(c *call, action string, about thing) error {
 	}
 	answer, err := polkit.No, turns.take(ctx, c.uid)
 	if err == nil {
-		defer turns.give(c.uid)
+		began := time.Now()
+		defer func() {
+			if answer == polkit.Yes || err != nil || c.interactive() {
+				turns.give(c.uid)
+			} else {
+				turns.giveLater(c.uid, min(refusalCost*time.Since(began), maxRefusalCost))
+			}
+		}()
 		answer, err = s.auth.Check(ctx, polkit.Request{
 			Sender: c.sender, Action: action, Details: details(action, about, before), Interactive: c.interactive(),
 		})

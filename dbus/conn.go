@@ -31,13 +31,15 @@ import (
 type conn struct {
 	socket *net.UnixConn
 	name   string // the unique name
+	in     input
 
 	mu      sync.Mutex
 	serial  uint32
 	pending map[uint32]chan<- incoming
 	queue   []outgoing
-	queued  int  // bytes
-	closed  bool // nothing is queued any more
+	last    []outgoing // refusals, which leave when nothing else waits
+	queued  int        // bytes
+	closed  bool       // nothing is queued any more
 	wake    chan struct{}
 
 	done chan struct{}
@@ -45,20 +47,12 @@ type conn struct {
 	once sync.Once
 }
 
-// incoming is a message with what came along.
-type incoming struct {
-	header
-	raw  []byte // the whole message; nil where it was too large
-	fds  []int  // owned by whoever has the message
-	lost bool   // some of its descriptors found no place in this process
-	size int
-}
-
 // outgoing is an encoded message with the files whose descriptors go along. It owns them.
 type outgoing struct {
 	raw     []byte
 	files   []*os.File
 	instead []byte // what goes out if the kernel does not pass the descriptors
+	left    func() // called once, when it has been handed to the kernel or never will be
 }
 
 func (m *outgoing) close() {
@@ -66,34 +60,20 @@ func (m *outgoing) close() {
 		f.Close()
 	}
 	m.files = nil
+	if m.left != nil {
+		m.left()
+		m.left = nil
+	}
 }
 
 // Bounds of a connection. The largest honest call is a definition: 1000 lines of 511 bytes and 256 arguments.
 const (
-	maxCall   = 1 << 20
-	maxReply  = 32 << 20 // a bus ends the connection of who sends more
-	maxQueue  = 64 << 20 // bytes that wait for a bus that does not read
-	maxFields = 64 << 10 // an object path has no limit of its own
+	maxCall    = 1 << 20
+	maxReply   = 32 << 20 // a bus ends the connection of who sends more
+	maxQueue   = 64 << 20 // bytes that wait for a bus that does not read
+	sendBuffer = 8 << 10
+	maxFields  = 64 << 10 // an object path has no limit of its own
 )
-
-func (m *incoming) closeFDs() {
-	for _, fd := range m.fds {
-		unix.Close(fd)
-	}
-	m.fds = nil
-}
-
-// body decodes the arguments.
-func (m *incoming) body() ([]any, error) {
-	if m.raw == nil {
-		return nil, errors.New("the message is too large")
-	}
-	msg, err := dbus.DecodeMessageWithFDs(bytes.NewReader(m.raw), m.fds)
-	if err != nil {
-		return nil, err
-	}
-	return msg.Body, nil
-}
 
 // dial connects to the system bus, with the passing of descriptors, and says hello.
 func dial(ctx context.Context) (*conn, error) {
@@ -109,8 +89,13 @@ func dial(ctx context.Context) (*conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	// What lies in the socket leaves before all that is queued later, and dbus-daemon takes 2 KiB of it at a time.
+	if err := socket.(*net.UnixConn).SetWriteBuffer(sendBuffer); err != nil {
+		socket.Close()
+		return nil, err
+	}
 	c := &conn{
-		socket: socket.(*net.UnixConn), pending: map[uint32]chan<- incoming{},
+		socket: socket.(*net.UnixConn), in: newInput(socket.(*net.UnixConn)), pending: map[uint32]chan<- incoming{},
 		wake: make(chan struct{}, 1), done: make(chan struct{}),
 	}
 	stop := context.AfterFunc(ctx, func() { socket.Close() })
@@ -172,24 +157,29 @@ func (c *conn) authenticate() error {
 	return err
 }
 
-// run reads until the connection ends; deliver gets all that is no answer to a call of ours, and owns it.
-func (c *conn) run(deliver func(incoming)) {
+// run reads until the connection ends. deliver gets all that is no answer to a call of ours: the header alone, for most of
+// a flood is not worth more. It takes what it wants of the rest, and what it returns ends the connection.
+func (c *conn) run(deliver func(*incoming) error) {
 	go c.write()
 	for {
-		m, err := c.read()
+		m, err := c.in.next()
+		// Only the bus itself is ever called over this connection; nobody else can answer for it.
+		answer := m.kind == dbus.TypeMethodReply || m.kind == dbus.TypeError
+		switch {
+		case err != nil:
+		case !answer:
+			err = deliver(&m)
+		case m.sender == names.Bus:
+			if err = c.in.take(&m); err == nil {
+				m.closeFDs()
+				c.answer(m)
+			}
+		}
 		if err != nil {
+			c.in.close()
 			c.fail(err)
 			return
 		}
-		if m.kind == dbus.TypeMethodReply || m.kind == dbus.TypeError {
-			m.closeFDs()
-			// Only the bus itself is ever called over this connection; nobody else can answer for it.
-			if m.sender == names.Bus {
-				c.answer(m)
-			}
-			continue
-		}
-		deliver(m)
 	}
 }
 
@@ -201,89 +191,6 @@ func (c *conn) answer(m incoming) {
 	if waiter != nil {
 		waiter <- m
 	}
-}
-
-// read takes the next message. What is wrong with one message alone is no error: any user can send it. A message whose
-// header is too large or not understood comes back without a kind.
-func (c *conn) read() (m incoming, err error) {
-	defer func() {
-		if err != nil {
-			m.closeFDs()
-		}
-	}()
-	fixed := make([]byte, fixedHeader)
-	if err := c.readFull(fixed, &m); err != nil {
-		return m, err
-	}
-	h, padded, err := parseFixed(fixed)
-	if err != nil {
-		return m, err // where the next message begins is not known any more
-	}
-	if padded > maxFields {
-		return m, c.discard(int(padded)+int(h.body), &m)
-	}
-	keep := h.body
-	if keep > maxCall {
-		keep = 0
-	}
-	m.raw = make([]byte, fixedHeader+padded+keep)
-	copy(m.raw, fixed)
-	if err := c.readFull(m.raw[fixedHeader:], &m); err != nil {
-		return m, err
-	}
-	m.size = len(m.raw)
-	known := h.parseFields(m.raw[fixedHeader:fixedHeader+padded], h.order.Uint32(fixed[12:])) == nil
-	if keep != h.body {
-		m.raw = nil
-		if err := c.discard(int(h.body), &m); err != nil {
-			return m, err
-		}
-	}
-	if known {
-		m.header = h
-	}
-	return m, nil
-}
-
-// readFull reads exactly b, so that no byte and no descriptor of the next message comes along.
-func (c *conn) readFull(b []byte, m *incoming) error {
-	var oob [4096]byte // more than the 253 descriptors that the kernel lets one message carry
-	for len(b) > 0 {
-		n, oobn, flags, _, err := c.socket.ReadMsgUnix(b, oob[:])
-		if oobn > 0 {
-			// Whatever else goes wrong, what has arrived is ours to close.
-			if messages, err := unix.ParseSocketControlMessage(oob[:oobn]); err == nil {
-				for _, message := range messages {
-					if got, err := unix.ParseUnixRights(&message); err == nil {
-						m.fds = append(m.fds, got...)
-					}
-				}
-			}
-		}
-		if err != nil {
-			return err
-		}
-		if n == 0 {
-			return io.EOF
-		}
-		if flags&unix.MSG_CTRUNC != 0 {
-			m.lost = true // this process has as many open as it may; the bytes are all there
-		}
-		b = b[n:]
-	}
-	return nil
-}
-
-func (c *conn) discard(n int, m *incoming) error {
-	buffer := make([]byte, 64<<10)
-	for n > 0 {
-		part := buffer[:min(n, len(buffer))]
-		if err := c.readFull(part, m); err != nil {
-			return err
-		}
-		n -= len(part)
-	}
-	return nil
 }
 
 // encode makes a message ready to be sent. A *os.File in the body goes as its descriptor and is owned by the result; it
@@ -358,11 +265,22 @@ func (c *conn) push(m outgoing) (uint32, error) {
 	return c.serial, nil
 }
 
+// sendLast queues a refusal behind all that others wait for. It has no order with anything: nothing came of the call.
+func (c *conn) sendLast(m outgoing) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := len(c.queue)
+	if _, err := c.push(m); err == nil {
+		c.last = append(c.last, c.queue[n])
+		c.queue = c.queue[:n]
+	}
+}
+
 // crowded tells that so much waits for the bus that a large answer of n bytes is better refused.
 func (c *conn) crowded(n int) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.queued+n > maxQueue/2 && c.queued > 0
+	return c.queued+n > maxQueue/4 && c.queued > 0
 }
 
 func (c *conn) write() {
@@ -372,15 +290,33 @@ func (c *conn) write() {
 		case <-c.done:
 			return
 		}
-		c.mu.Lock()
-		batch := c.queue
-		c.queue = nil
-		c.mu.Unlock()
-		if err := c.writeBatch(batch); err != nil {
-			c.fail(err)
-			return
+		for batch := c.next(); batch != nil; batch = c.next() {
+			if err := c.writeBatch(batch); err != nil {
+				c.fail(err)
+				return
+			}
 		}
 	}
+}
+
+// lastBatch is how many refusals leave at once: about what dbus-daemon reads at once.
+const lastBatch = 10
+
+// next takes what is to be written next; nil where nothing waits.
+func (c *conn) next() (batch []outgoing) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.queue) > 0 {
+		batch, c.queue = c.queue, nil
+		return batch
+	}
+	n := min(len(c.last), lastBatch)
+	if n == 0 {
+		c.last = nil
+		return nil
+	}
+	batch, c.last = c.last[:n:n], c.last[n:]
+	return batch
 }
 
 func (c *conn) writeBatch(batch []outgoing) (err error) {
@@ -492,8 +428,10 @@ func (c *conn) fail(err error) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		c.closed = true
-		for i := range c.queue {
-			c.queue[i].close()
+		for _, queue := range [][]outgoing{c.queue, c.last} {
+			for i := range queue {
+				queue[i].close()
+			}
 		}
 	})
 }

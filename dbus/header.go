@@ -49,17 +49,32 @@ func parseFixed(b []byte) (h header, fields uint32, err error) {
 	return h, (fields + 7) &^ 7, nil
 }
 
-// parseFields reads the array of fields, which begins behind the first 16 bytes.
-func (h *header) parseFields(b []byte, length uint32) error {
+// words are those that stand in many messages, by themselves. None of them is put together again for each message.
+type words map[string]string
+
+// of is the string that bytes are.
+func (w words) of(b []byte) string {
+	if s, ok := w[string(b)]; ok {
+		return s
+	}
+	return string(b)
+}
+
+// parseFields reads the array of fields, which begins behind the first 16 bytes. Nothing of b is kept.
+func (h *header) parseFields(b []byte, length uint32, known words) error {
 	if uint64(length) > uint64(len(b)) {
 		return errHeader
 	}
 	r := fieldReader{b[:length], 0, h.order, false}
 	for r.align(8); r.at < len(r.b) && !r.bad; r.align(8) {
 		code, kind := r.byte(), r.signature()
-		switch kind {
+		switch string(kind) {
 		case "s", "o":
-			value := r.string()
+			if code := dbus.HeaderField(code); code == dbus.FieldDestination {
+				r.string()
+				continue
+			}
+			value := known.of(r.string())
 			switch dbus.HeaderField(code) {
 			case dbus.FieldPath:
 				h.path = dbus.ObjectPath(value)
@@ -73,7 +88,7 @@ func (h *header) parseFields(b []byte, length uint32) error {
 				h.sender = value
 			}
 		case "g":
-			value := r.signature()
+			value := known.of(r.signature())
 			if dbus.HeaderField(code) == dbus.FieldSignature {
 				h.signature = value
 			}
@@ -137,7 +152,7 @@ func (r *fieldReader) uint32() uint32 {
 	return 0
 }
 
-func (r *fieldReader) string() string {
+func (r *fieldReader) string() []byte {
 	n := r.uint32()
 	if n > 1<<26 {
 		r.bad = true
@@ -145,13 +160,13 @@ func (r *fieldReader) string() string {
 	return r.terminated(int(n))
 }
 
-func (r *fieldReader) signature() string { return r.terminated(int(r.byte())) }
+func (r *fieldReader) signature() []byte { return r.terminated(int(r.byte())) }
 
-func (r *fieldReader) terminated(n int) string {
+func (r *fieldReader) terminated(n int) []byte {
 	b := r.take(n + 1)
 	if b == nil || b[n] != 0 {
 		r.bad = true
-		return ""
+		return nil
 	}
-	return string(b[:n])
+	return b[:n]
 }

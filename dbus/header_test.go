@@ -28,7 +28,7 @@ func parse(b []byte) (header, error) {
 	if uint64(padded) > uint64(len(b)-fixedHeader) {
 		return h, errHeader
 	}
-	return h, h.parseFields(b[fixedHeader:fixedHeader+padded], h.order.Uint32(b[12:]))
+	return h, h.parseFields(b[fixedHeader:fixedHeader+padded], h.order.Uint32(b[12:]), words{"GetJob": "GetJob"})
 }
 
 func sample() *dbus.Message {

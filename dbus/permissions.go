@@ -2,6 +2,7 @@ package dbus
 
 import (
 	"strings"
+	"time"
 
 	"left4.me/left4/polkit"
 )
@@ -27,9 +28,10 @@ func (s *Server) getPermissions(c *call) ([]any, error) {
 	ctx, stop := s.inTime(c.ctx)
 	defer stop()
 	permissions := map[string]string{}
-	silent := s.questions.take(ctx, c.uid) != nil // polkit does not answer: it is not waited for again and again
+	silent := s.rights.take(ctx, c.uid) != nil // polkit does not answer: it is not waited for again and again
 	if !silent {
-		defer s.questions.give(c.uid)
+		began := time.Now()
+		defer func() { s.rights.giveLater(c.uid, min(rightsCost*time.Since(began), maxRefusalCost)) }()
 	}
 	for _, action := range s.face.actions {
 		asked, who := thing{}, identity{}

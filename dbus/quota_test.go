@@ -11,6 +11,17 @@ import (
 	"left4.me/left4/polkit"
 )
 
+// A turn that is kept for a while comes back.
+func TestATurnThatIsGivenLater(t *testing.T) {
+	turns := newTurns(1)
+	for range 3 {
+		if err := turns.take(t.Context(), 1); err != nil {
+			t.Fatal(err)
+		}
+		turns.giveLater(1, time.Millisecond)
+	}
+}
+
 // Who asks much waits for himself, and takes nobody else's turn.
 func TestTurns(t *testing.T) {
 	turns := newTurns(2)

@@ -40,7 +40,9 @@ type Server struct {
 	quota     *quota
 	questions *turns        // at polkit
 	prompts   *turns        // at polkit, with a person to ask
+	rights    *turns        // at polkit, with all questions one after the other
 	patience  time.Duration // with a question where there is none to ask
+	reads     *turns        // calls that anybody may make, up to the end of their answer
 	walks     *places       // calls that look through files
 	refusals  refusals
 	warned    atomic.Int64  // when it was told last that polkit does not answer, in seconds
@@ -64,9 +66,11 @@ func Dial(ctx context.Context, log *slog.Logger) (*Server, error) {
 	}
 	s := &Server{
 		log: log, conn: c, face: f, quota: newQuota(), walks: newPlaces(maxWalks),
-		questions: newTurns(maxQuestions), prompts: newTurns(maxPrompts), patience: polkit.Limit,
-		big: make(chan struct{}, 1), passing: make(chan struct{}, 1),
+		questions: newTurns(maxQuestions), prompts: newTurns(maxPrompts), rights: newTurns(1), patience: polkit.Limit,
+		reads: &turns{limit: maxReads, root: maxRootReads, users: map[uint32]*queue{}},
+		big:   make(chan struct{}, 1), passing: make(chan struct{}, 1),
 	}
+	c.in.known = f.words()
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s, nil
 }
@@ -124,11 +128,11 @@ type call struct {
 	method *method
 	args   []any
 	fds    []int // those of args; who uses one takes it out
-	size   int
+	ticket ticket
 	// turn is held while a big body is decoded and looked through.
 	turn    chan struct{}
 	passing chan struct{} // held until the descriptor that the call is answered with is queued
-	claimed bool          // counted for its user
+	reading bool          // has a turn of reads
 	// What the call is about, as far as it has been read: for the audit trail.
 	subject thing
 	jobID   uint32
@@ -140,37 +144,46 @@ func (c *call) interactive() bool {
 }
 
 // deliver takes a message from the connection. It must not wait.
-func (s *Server) deliver(m incoming) {
+func (s *Server) deliver(m *incoming) error {
 	switch m.kind {
 	case dbus.TypeMethodCall:
+		// What changes nothing and is not to be answered is not worth a look.
+		if m.flags&dbus.FlagNoReplyExpected != 0 && !s.face.matters[m.member] {
+			return nil
+		}
+		t, err := s.quota.enter(m.sender, m.held())
+		if err != nil {
+			s.refuse(m.header, err)
+			return nil
+		}
+		if err := s.conn.in.take(m); err != nil {
+			s.quota.leave(t)
+			return err
+		}
 		// Descriptors count against this process as a whole, so none is kept for a method that takes none.
 		if m.lost || !strings.Contains(m.signature, "h") || len(m.fds) != 1 {
 			m.closeFDs()
 		}
-		who, err := s.quota.enter(m.sender, m.size)
-		if err != nil {
-			m.closeFDs()
-			s.reply(m.header, nil, err)
-			return
-		}
 		s.calls.Add(1)
-		go func() {
+		go func(m incoming) {
 			defer s.calls.Done()
-			defer s.quota.leave(who, m.size)
-			s.handle(m, who)
-		}()
+			s.handle(m, t)
+		}(*m)
 	case dbus.TypeSignal:
+		if m.sender != names.Bus || m.iface != names.Bus {
+			return nil
+		}
+		if err := s.conn.in.take(m); err != nil {
+			return err
+		}
 		m.closeFDs()
 		s.signal(m)
-	default:
-		m.closeFDs()
 	}
+	return nil
 }
 
-func (s *Server) signal(m incoming) {
-	if m.sender != names.Bus || m.iface != names.Bus {
-		return
-	}
+// signal is one of the bus itself.
+func (s *Server) signal(m *incoming) {
 	switch m.member {
 	case "NameOwnerChanged":
 		if body, err := m.body(); err == nil && len(body) == 3 && body[2] == "" {
@@ -186,11 +199,11 @@ func (s *Server) signal(m incoming) {
 }
 
 // handle answers one call.
-func (s *Server) handle(m incoming, who *caller) {
-	ctx, cancel := context.WithCancel(who.ctx)
+func (s *Server) handle(m incoming, t ticket) {
+	ctx, cancel := context.WithCancel(t.who.ctx)
 	defer cancel()
 	defer context.AfterFunc(s.ctx, cancel)()
-	c := &call{header: m.header, ctx: ctx, fds: m.fds, size: m.size}
+	c := &call{header: m.header, ctx: ctx, fds: m.fds, ticket: t}
 	defer func() {
 		m.fds = c.fds
 		m.closeFDs()
@@ -198,19 +211,40 @@ func (s *Server) handle(m incoming, who *caller) {
 		if c.passing != nil {
 			<-c.passing
 		}
-		if c.claimed {
-			s.quota.release(c.uid, c.size)
-		}
+		s.quota.leave(c.ticket)
 	}()
-	out, err := s.run(c, &m, who)
+	out, err := s.run(c, &m)
 	if c.audited {
 		s.audit(c, out, err)
 	}
-	s.reply(c.header, out, err)
+	var left func()
+	if c.reading {
+		queued := time.Now()
+		left = func() { s.reads.giveFair(c.uid, min(answerCost*time.Since(queued), maxAnswerCost)) }
+	}
+	s.reply(c.header, out, err, left)
 }
 
 // bigBody is from where on a body is decoded alone: what is decoded takes up to some 30 times its bytes on the wire.
 const bigBody = 64 << 10
+
+// smallAnswer is what is sent however much waits for the bus.
+const smallAnswer = 4 << 10
+
+// How many of a user's calls that anybody may make are at work at once, or have an answer that the bus has not taken yet.
+// The others wait, so that one user's flood takes neither the processors nor the memory from others, nor holds up their
+// answers behind his.
+const (
+	maxReads     = 1
+	maxRootReads = 4
+)
+
+// While further calls of a user wait, he leaves the way to the bus to others for so many times as long as his answer took
+// on it: dbus-daemon reads 2 KiB of left4d at a time, and as much of everybody who calls it meanwhile.
+const (
+	answerCost    = 3
+	maxAnswerCost = 100 * time.Millisecond
+)
 
 // settled lets the next big body be decoded: this one has become a definition, or nothing.
 func (c *call) settled() {
@@ -220,7 +254,7 @@ func (c *call) settled() {
 	}
 }
 
-func (s *Server) run(c *call, m *incoming, who *caller) (out []any, err error) {
+func (s *Server) run(c *call, m *incoming) (out []any, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			s.log.Error("internal error", "method", c.iface+"."+c.member, "panic", p, "stack", string(debug.Stack()))
@@ -239,15 +273,22 @@ func (s *Server) run(c *call, m *incoming, who *caller) (out []any, err error) {
 	if m.lost {
 		return nil, dbusError(errLimits, "left4d has too many descriptors open; try again")
 	}
-	if c.uid, err = s.uid(c.ctx, who); errors.Is(err, context.DeadlineExceeded) && c.ctx.Err() == nil {
+	if c.uid, err = s.uid(c.ctx, c.ticket.who); errors.Is(err, context.DeadlineExceeded) && c.ctx.Err() == nil {
 		return nil, dbusError(errLimits, "the bus does not tell in time who is calling; try again")
 	} else if err != nil {
+		s.quota.gone(c.sender)
 		return nil, dbusError(names.ErrAccessDenied, "the caller has gone")
 	}
-	if err := s.quota.claim(who, c.uid, c.size); err != nil {
+	if err := s.quota.claim(&c.ticket, c.uid); err != nil {
 		return nil, err
 	}
-	c.claimed = true
+	// GetPermissions asks polkit, which has turns of its own.
+	if c.method.action == open && c.member != "GetPermissions" {
+		if s.reads.take(c.ctx, c.uid) != nil {
+			return nil, dbusError(names.ErrAccessDenied, "the caller has gone")
+		}
+		c.reading = true
+	}
 	if len(m.raw) > bigBody {
 		if !c.method.config {
 			return nil, dbusError(errLimits, "%s takes no message of %d bytes", c.member, len(m.raw))
@@ -318,9 +359,12 @@ func (s *Server) uid(ctx context.Context, who *caller) (uint32, error) {
 	return uid, nil
 }
 
-// reply answers a call. It owns the files in out.
-func (s *Server) reply(h header, out []any, err error) {
+// reply answers a call. It owns the files in out, and calls left, if it is not nil, when the answer has left.
+func (s *Server) reply(h header, out []any, err error, left func()) {
 	if h.flags&dbus.FlagNoReplyExpected != 0 {
+		if left != nil {
+			left()
+		}
 		for _, value := range out {
 			if f, ok := value.(*os.File); ok {
 				f.Close()
@@ -329,7 +373,7 @@ func (s *Server) reply(h header, out []any, err error) {
 		return
 	}
 	m, err := encode(answer(h, out, err))
-	if err == nil && len(m.raw) > bigBody && s.conn.crowded(len(m.raw)) {
+	if err == nil && len(m.raw) > smallAnswer && s.conn.crowded(len(m.raw)) {
 		m.close()
 		err = dbusError(errLimits, "too many answers wait to be read; try again")
 	}
@@ -341,6 +385,7 @@ func (s *Server) reply(h header, out []any, err error) {
 		refusal, err = encode(answer(h, nil, dbusError(errLimits, "too many descriptors are on their way; try again")))
 		m.instead = refusal.raw
 	}
+	m.left = left
 	if err != nil {
 		m.close()
 		s.log.Error("cannot answer a call", "method", h.iface+"."+h.member, "error", err)
@@ -349,6 +394,19 @@ func (s *Server) reply(h header, out []any, err error) {
 	s.conn.mu.Lock()
 	defer s.conn.mu.Unlock()
 	s.conn.push(m)
+}
+
+// refuse answers a call that was not let in, after all that others wait for.
+func (s *Server) refuse(h header, err error) {
+	if h.flags&dbus.FlagNoReplyExpected != 0 {
+		return
+	}
+	m, err := encode(answer(h, nil, err))
+	if err != nil {
+		s.log.Error("cannot refuse a call", "method", h.iface+"."+h.member, "error", err)
+		return
+	}
+	s.conn.sendLast(m)
 }
 
 func answer(h header, out []any, err error) *dbus.Message {

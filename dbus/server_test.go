@@ -647,27 +647,27 @@ func TestAFloodIsRefusedAndHurtsNobodyElse(t *testing.T) {
 		}, Body: args}
 	}
 	for range 2000 {
-		flooder.Send(msg("ListInstances", variants{}), nil)
+		flooder.Send(msg("GetSecret", "a", "rcon_password"), nil)
 	}
 	_, err := b.call(names.Root, names.Manager+".GetInstance", big)
 	wantError(t, err, "org.freedesktop.DBus.Error.LimitsExceeded")
 	b.must(names.Root, names.Manager+".GetInstance", "a")
 	b.server.quota.mu.Lock()
 	defer b.server.quota.mu.Unlock()
-	if b.server.quota.calls > maxCallerCalls+1 {
-		t.Errorf("%d calls under way", b.server.quota.calls)
+	if who := b.server.quota.callers[flooder.Names()[0]]; who == nil || who.calls > maxCallerCalls {
+		t.Errorf("under way: %+v", who)
 	}
 }
 
 func TestQuota(t *testing.T) {
 	q := newQuota()
-	var all []*caller
+	var all []ticket
 	for range maxCallerCalls {
-		who, err := q.enter(":1.1", 1)
+		ticket, err := q.enter(":1.1", 1)
 		if err != nil {
 			t.Fatal(err)
 		}
-		all = append(all, who)
+		all = append(all, ticket)
 	}
 	if _, err := q.enter(":1.1", 1); err == nil {
 		t.Error("one call too many was let in")
@@ -680,14 +680,18 @@ func TestQuota(t *testing.T) {
 		t.Error("too many bytes were let in")
 	}
 	q.gone(":1.1")
-	if all[0].ctx.Err() == nil || other.ctx.Err() != nil {
+	if all[0].who.ctx.Err() == nil || other.who.ctx.Err() != nil {
 		t.Error("the end of a caller ended the wrong calls")
 	}
-	for _, who := range all {
-		q.leave(who, 1)
+	for _, ticket := range all {
+		q.leave(ticket)
 	}
-	q.leave(other, 1)
-	if q.calls != 0 || q.bytes != 0 || len(q.callers) != 0 {
+	if len(q.callers) != 1 {
+		t.Errorf("%d callers are known", len(q.callers))
+	}
+	q.leave(other)
+	q.gone(":1.2")
+	if q.unknown != (share{}) || q.all != (share{}) || len(q.callers) != 0 {
 		t.Errorf("left behind: %+v", q)
 	}
 	p := newPlaces(2)
@@ -811,7 +815,7 @@ func (b *testBus) raw(messages ...[]byte) *conn {
 		b.t.Fatal(err)
 	}
 	b.t.Cleanup(func() { c.fail(errors.New("the test ends")) })
-	go c.run(func(m incoming) { m.closeFDs() })
+	go c.run(func(*incoming) error { return nil })
 	if _, err := c.call(ctx, "Hello"); err != nil {
 		b.t.Fatal(err)
 	}
@@ -861,40 +865,83 @@ func TestOneUserLeavesRoomForOthers(t *testing.T) {
 	q := newQuota()
 	n := 0
 	for ; ; n++ {
-		who, err := q.enter(fmt.Sprintf(":1.%d", n), 1<<20)
+		ticket, err := q.enter(fmt.Sprintf(":1.%d", n), 1<<20)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := q.claim(who, 1000, 1<<20); err != nil {
+		if err := q.claim(&ticket, 1000); err != nil {
+			q.leave(ticket)
 			// The next one of this connection is refused before anything is made of it.
-			if _, err := q.enter(who.name, 1<<20); err == nil {
+			if _, err := q.enter(ticket.who.name, 1<<20); err == nil {
 				t.Error("a connection of a user who has all under way got further")
 			}
-			q.leave(who, 1<<20)
 			break
 		}
 	}
 	if n != maxUserBytes>>20 {
 		t.Errorf("one user got %d MiB", n)
 	}
-	who, err := q.enter(":2.1", 1<<20)
+	ticket, err := q.enter(":2.1", 1<<20)
 	if err == nil {
-		err = q.claim(who, 1001, 1<<20)
+		err = q.claim(&ticket, 1001)
 	}
 	if err != nil {
 		t.Error(err)
 	}
-	q.release(1001, 1<<20)
-	q.leave(who, 1<<20)
-	calls, bytes := q.calls, q.bytes
-	who, _ = q.enter(":3.1", 5)
-	q.claim(who, 0, 5)
-	if q.calls != calls || q.bytes != bytes {
-		t.Error("root is counted")
+	q.leave(ticket)
+	all := q.all
+	for range 2 { // it is known the second time
+		root, err := q.enter(":3.1", 5)
+		if err == nil {
+			err = q.claim(&root, 0)
+		}
+		if err != nil || q.all != all {
+			t.Errorf("root is counted: %v", err)
+		}
+		q.leave(root)
 	}
-	q.release(0, 5)
-	q.leave(who, 5)
-	if q.calls != calls || q.bytes != bytes {
-		t.Errorf("%d calls, %d bytes; before %d, %d", q.calls, q.bytes, calls, bytes)
+	if q.all != all || q.unknown != (share{}) || len(q.users) != 1 {
+		t.Errorf("%+v, before %+v", q, all)
+	}
+}
+
+// Nobody knows who a new connection is before the bus has told, and somebody may have as many as the bus lets him.
+func TestManyNewConnectionsLockNobodyOut(t *testing.T) {
+	q := newQuota()
+	var all []ticket
+	for n := 0; !q.unknown.full(100); n++ {
+		for range maxCallerCalls {
+			ticket, err := q.enter(fmt.Sprintf(":1.%d", n), 100)
+			if err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, ticket)
+		}
+	}
+	if _, err := q.enter(":1.0", 100); err == nil {
+		t.Error("one call too many was let in")
+	}
+	for n := range firstCalls {
+		root, err := q.enter(":2.1", 200)
+		if err != nil {
+			t.Fatalf("call %d of a new connection: %v", n, err)
+		}
+		all = append(all, root)
+	}
+	if _, err := q.enter(":2.1", 200); err == nil {
+		t.Error("a connection of nobody known got all that it wanted")
+	}
+	if err := q.claim(&all[len(all)-1], 0); err != nil {
+		t.Error(err)
+	}
+	root, err := q.enter(":2.1", 1<<20)
+	if err != nil {
+		t.Errorf("root: %v", err)
+	}
+	for _, ticket := range append(all, root) {
+		q.leave(ticket)
+	}
+	if q.unknown != (share{}) || q.all != (share{}) || len(q.users) != 0 {
+		t.Errorf("left behind: %+v", q)
 	}
 }

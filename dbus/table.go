@@ -106,7 +106,8 @@ type face struct {
 	methods map[string]map[string]*method // by interface and name
 	text    map[string]string             // the <interface> element of each interface
 	xml     map[string]xmlInterface
-	actions []string // that methods ask for
+	actions []string        // that methods ask for
+	matters map[string]bool // members that do something, whether it is answered or not
 }
 
 type xmlInterface struct {
@@ -147,7 +148,7 @@ func (m xmlMember) signature(direction string) string {
 
 // newFace reads the XML and holds the table against it.
 func newFace() (*face, error) {
-	f := &face{methods: map[string]map[string]*method{}, text: map[string]string{}, xml: map[string]xmlInterface{}}
+	f := &face{methods: map[string]map[string]*method{}, text: map[string]string{}, xml: map[string]xmlInterface{}, matters: map[string]bool{}}
 	files, err := contract.ReadDir(".")
 	if err != nil {
 		return nil, err
@@ -174,11 +175,25 @@ func newFace() (*face, error) {
 			f.methods[m.iface] = map[string]*method{}
 		}
 		f.methods[m.iface][m.name] = m
+		if m.audited() {
+			f.matters[m.name] = true
+		}
 		if m.action != open && !slices.Contains(f.actions, m.action) {
 			f.actions = append(f.actions, m.action)
 		}
 	}
 	return f, f.check()
+}
+
+// words are those that every call is made of.
+func (f *face) words() words {
+	w := words{string(names.Root): string(names.Root), names.Bus: names.Bus, "NameOwnerChanged": "NameOwnerChanged"}
+	for _, m := range methods {
+		for _, word := range []string{m.iface, m.name, m.in} {
+			w[word] = word
+		}
+	}
+	return w
 }
 
 // element cuts an <interface> with its comments out of a file.

@@ -439,6 +439,7 @@ func (c *mayhem) stuck() string {
 func (c *mayhem) until(what string, yes func() bool) error {
 	c.t.Helper()
 	conn := c.Bus(c.t)
+	defer conn.Close() // godbus keeps all that nobody takes any more
 	if err := conn.Object("org.freedesktop.systemd1", "/org/freedesktop/systemd1").Call("org.freedesktop.systemd1.Manager.Subscribe", 0).Err; err != nil {
 		c.t.Fatalf("cannot subscribe to systemd: %v", err)
 	}

@@ -130,6 +130,7 @@ func label(name string) string { return strings.ReplaceAll(name, "-", "_2d") }
 func (p play) wait(name, property, want string) {
 	p.t.Helper()
 	changes := p.Signals(p.t, dbus.WithMatchInterface("org.freedesktop.DBus.Properties"), dbus.WithMatchMember("PropertiesChanged"))
+	defer changes.Close()
 	for p.get(name, property) != want {
 		changes.Wait(p.t, property+" of "+name+" = "+want, func(s *dbus.Signal) bool {
 			return s.Path == dbus.ObjectPath("/me/left4/instance/"+label(name))
@@ -141,6 +142,7 @@ func (p play) wait(name, property, want string) {
 func (p play) waitJob(job dbus.ObjectPath, state string) {
 	p.t.Helper()
 	changes := p.Signals(p.t, dbus.WithMatchInterface("org.freedesktop.DBus.Properties"), dbus.WithMatchMember("PropertiesChanged"))
+	defer changes.Close()
 	for value(p.Try("busctl", "get-property", service, string(job), "me.left4.Job", "State").Out) != state {
 		changes.Wait(p.t, fmt.Sprintf("%s in state %s", job, state), func(s *dbus.Signal) bool { return s.Path == job })
 	}

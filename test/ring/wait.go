@@ -35,9 +35,11 @@ func (m *Machine) dial(t TB) *dbus.Conn {
 	return conn
 }
 
-// Signals are those of one bus connection that match, in the order in which they were sent.
+// Signals are those of one bus connection that match, in the order in which they were sent. All that nobody waits for is
+// kept until Close, or the end of the test.
 type Signals struct {
 	suite string
+	conn  *dbus.Conn
 	ch    chan *dbus.Signal
 }
 
@@ -50,13 +52,16 @@ func (m *Machine) Signals(t TB, match ...dbus.MatchOption) *Signals {
 // Collect is Machine.Signals for a connection to the bus of any machine.
 func Collect(t TB, suite string, conn *dbus.Conn, match ...dbus.MatchOption) *Signals {
 	t.Helper()
-	s := &Signals{suite: suite, ch: make(chan *dbus.Signal, 64)}
+	s := &Signals{suite: suite, conn: conn, ch: make(chan *dbus.Signal, 64)}
 	conn.Signal(s.ch)
 	if err := conn.AddMatchSignal(match...); err != nil {
 		t.Fatalf("cannot match signals on the bus of %s: %v", suite, err)
 	}
 	return s
 }
+
+// Close ends the connection that they come by.
+func (s *Signals) Close() { s.conn.Close() }
 
 // Wait returns the next signal that is wanted and drops those before it.
 func (s *Signals) Wait(t TB, what string, wanted func(*dbus.Signal) bool) *dbus.Signal {
@@ -84,6 +89,7 @@ func (s *Signals) Wait(t TB, what string, wanted func(*dbus.Signal) bool) *dbus.
 func (m *Machine) WaitUnit(t TB, unit, property, want string) {
 	t.Helper()
 	conn := m.Bus(t)
+	defer conn.Close()
 	manager := conn.Object("org.freedesktop.systemd1", "/org/freedesktop/systemd1")
 	// PID 1 signals nothing before somebody subscribes.
 	if err := manager.Call("org.freedesktop.systemd1.Manager.Subscribe", 0).Err; err != nil {
