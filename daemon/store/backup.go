@@ -39,9 +39,7 @@ const (
 func backupOf(path string) string { return path + ".backup" }
 
 // part is what a copy is called until it is whole.
-func part(path string) string { return path + partEnd }
-
-const partEnd = ".part"
+func part(path string) string { return path + ".part" }
 
 // beside are the files that SQLite makes beside a database in WAL mode.
 var beside = []string{"-wal", "-shm"}

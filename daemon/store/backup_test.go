@@ -762,26 +762,3 @@ func TestABackupIsOfOneMoment(t *testing.T) {
 		t.Errorf("%d instances and %d jobs of %d", n, len(jobs), changes)
 	}
 }
-
-// A backup that an older left4 has made is migrated as it takes the place of the database, and leaves nothing beside it.
-func TestABackupOfAnOlderSchemaTakesItsPlace(t *testing.T) {
-	path := kept(t)
-	db, err := sql.Open("sqlite3", backupOf(path))
-	if err == nil {
-		_, err = db.Exec("DROP TABLE loss; PRAGMA user_version = 3")
-	}
-	if err = errors.Join(err, db.Close()); err != nil {
-		t.Fatal(err)
-	}
-	write(t, path, []byte("garbage"))
-	s := open(t, path)
-	if losses, err := s.Losses(); err != nil || len(losses) != 1 {
-		t.Errorf("%+v, %v", losses, err)
-	}
-	if got := instances(t, s); len(got) != 1 {
-		t.Errorf("%q", got)
-	}
-	if all, _ := filepath.Glob(path + "*.part*"); len(all) != 0 {
-		t.Errorf("%q", all)
-	}
-}

@@ -157,7 +157,7 @@ func (s *Store) migrate(fresh bool) error {
 	if version < 0 || version == 0 && !(fresh && tables == 0) {
 		return &damage{what: "is no database of left4", gone: version == 0 && tables == 0}
 	}
-	if version > 0 && version < len(files) && !strings.HasSuffix(s.path, partEnd) { // what is a copy already needs none
+	if version > 0 && version < len(files) {
 		if err := s.copyOld(version); err != nil {
 			return fmt.Errorf("cannot back up before the migration: %w", err)
 		}
