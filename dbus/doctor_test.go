@@ -61,7 +61,7 @@ func TestProblemsAreListedAndRepaired(t *testing.T) {
 	b.must(names.Root, names.Manager+".GetInstance", "gone")
 
 	// That polkit is away only root can be told, and is.
-	away := &Server{daemon: b.server.daemon, auth: answers(func(context.Context, polkit.Request) (polkit.Answer, error) { return polkit.No, errors.New("gone") })}
+	away := &Server{daemon: b.server.daemon, walks: newPlaces(maxWalks), auth: answers(func(context.Context, polkit.Request) (polkit.Answer, error) { return polkit.No, errors.New("gone") })}
 	out, err := away.listProblems(&call{method: b.server.face.methods[names.Manager]["ListProblems"], ctx: t.Context(), args: []any{variants{}}})
 	if err != nil {
 		t.Fatal(err)
