@@ -7,7 +7,7 @@ import "left4.me/left4/test/report"
 // Options say how much is measured.
 type Options struct {
 	Loaded  []int // so many instances run, one after the other; ascending
-	Rounds  int   // of starts, at each of them
+	Rounds  int   // of starts, at each of them; half as many where many run
 	Again   int   // of what takes long: systemctl enable, a restart of left4d, many starts at once
 	Calls   int   // that are timed one by one, of each kind
 	Many    int   // starts at once
@@ -24,7 +24,7 @@ type Options struct {
 // Full is what make bench measures, Short what make test looks at.
 var (
 	Full = Options{
-		Loaded: []int{1, 100, 400, 1000}, Rounds: 40, Again: 5, Calls: 3000, Many: 200, Rest: 500, Flood: 1_000_000, Idle: 60,
+		Loaded: []int{1, 100, 400, 1000}, Rounds: 30, Again: 5, Calls: 3000, Many: 200, Rest: 500, Flood: 1_000_000, Idle: 60,
 		Flap: 100, Flaps: 30, Layers: []int{1, 10, 200}, Changed: 50, Listed: 100,
 	}
 	Short = Options{
