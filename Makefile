@@ -73,7 +73,7 @@ chaos: package
 fault: package
 	rm -f dist/fault.rows
 	failed=0; $(RINGS) LEFT4_FULL=1 LEFT4_REPORT=$(CURDIR)/dist/fault.rows \
-		go test -json -count=1 -parallel=2 -timeout=120m ./test/ring -run '^TestFault' | go run ./test/tally || failed=$$?; \
+		go test -json -count=1 -parallel=2 -timeout=120m ./test/ring ./daemon/store -run '^TestFault' | go run ./test/tally || failed=$$?; \
 	go run ./test/report/cmd/left4-report dist/fault.rows dist/fault.json; exit $$failed
 
 abuse: package
