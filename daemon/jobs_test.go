@@ -379,6 +379,8 @@ func TestALostBusEndsNoJob(t *testing.T) {
 	w := newWorld(t)
 	w.create("a", Changes{})
 	w.units.Fail["start left4-server@a.service"] = fmt.Errorf("cannot start left4-server@a.service: %w", units.ErrLost)
+	// What was last read of it must not be taken for its end.
+	w.units.OnFail = func(unit string) { w.units.Set(unit, units.State{Active: "activating", Sub: "start"}) }
 	start := w.accept(w.StartInstance, "a", Request{})
 	w.units.Wait(t, "start left4-server@a")
 	w.Close()

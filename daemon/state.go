@@ -376,8 +376,8 @@ func judge(f facts) verdict {
 		default:
 			v.cause = "stopped and disabled outside left4"
 		}
-		if f.overlay.Active == "activating" {
-			v.state, v.cause = Starting, "being started by systemd" // its files are being mounted
+		if s.Job != 0 || f.overlay.Active == "activating" {
+			v.state, v.cause = Starting, "being started by systemd" // it waits for its files, which are being mounted
 		}
 		if f.running != nil && (v.state == Stopped || v.state == Starting) {
 			// Its end is not there yet, but what it has done so far was nobody else.

@@ -67,6 +67,7 @@ func TestJudge(t *testing.T) {
 		"restart under way":   {facts{server: units.State{Active: "inactive"}, running: &store.Job{ID: 14, Kind: "restart", Requester: 4000000}, enabled: true}, Restarting, "being restarted by uid 4000000 (job 14)", false},
 		"stop under way":      {facts{server: units.State{Active: "deactivating"}, running: &store.Job{ID: 14, Kind: "stop", Requester: 4000000}}, Stopping, "being stopped by uid 4000000 (job 14)", false},
 		"mounting for a job":  {facts{server: units.State{Active: "inactive"}, overlay: units.State{Active: "activating"}, last: stop, enabled: true, running: &store.Job{ID: 14, Kind: "start", Requester: 4000000}}, Starting, "being started by uid 4000000 (job 14)", false},
+		"mounted for a job":   {facts{server: units.State{Active: "inactive", Job: 7}, overlay: units.State{Active: "active"}, last: stop, enabled: true, running: &store.Job{ID: 14, Kind: "start", Requester: 4000000}}, Starting, "being started by uid 4000000 (job 14)", false},
 		"mounting by hand":    {facts{server: units.State{Active: "inactive"}, overlay: units.State{Active: "activating"}, last: stop}, Starting, "being started by systemd", true},
 		"being stopped":       {facts{server: units.State{Active: "deactivating"}, enabled: true}, Stopping, "being stopped outside left4", false},
 		"starting":            {facts{server: units.State{Active: "activating", Sub: "start-pre"}, enabled: true}, Starting, "being started by systemd", false},

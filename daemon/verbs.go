@@ -480,7 +480,7 @@ func (d *Daemon) launchError(ctx context.Context, verb string, def store.Instanc
 	if err == nil {
 		return nil
 	}
-	if ctx.Err() != nil {
+	if ctx.Err() != nil || errors.Is(err, units.ErrLost) {
 		return err
 	}
 	f := facts{port: def.Port, restart: def.Restart}

@@ -378,6 +378,9 @@ func TestSystemdTellsWhyNot(t *testing.T) {
 		}
 	})
 	t.Run("what it needs is masked", func(t *testing.T) {
+		// What is loaded is not read again, and so not seen to be masked.
+		m.until(ctx, OverlayUnit("t-a"), func(st State) bool { return !st.Loaded })
+		m.dropIn(Server{Name: "t-a"})
 		link := filepath.Join(m.config.Dir, OverlayUnit("t-a"))
 		m.ok(os.Symlink(os.DevNull, link))
 		defer os.Remove(link)

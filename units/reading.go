@@ -24,6 +24,10 @@ const maxReadings = 8192
 // State tells how the unit is. It never makes systemd load a unit.
 func (s *Systemd) State(ctx context.Context, unit string) (State, error) {
 	for {
+		// What was read before serves no more: nobody tells what changes now.
+		if s.conn.Context().Err() != nil {
+			return State{}, fmt.Errorf("cannot read the state of %s: %w", unit, ErrLost)
+		}
 		r, mine := s.reading(unit)
 		if mine {
 			r.state, r.err = s.read(ctx, unit, r.path, r.state)

@@ -121,6 +121,11 @@ func run(log *slog.Logger) error {
 		case <-systemd.Done():
 			return errors.New("the connection to the system bus was lost")
 		case err := <-db.Broken():
+			if disk := db.Readable(); disk != nil {
+				// Servers can be stopped all the same, and another left4d could not even begin.
+				log.Error("the disk with the database fails", "error", disk)
+				continue
+			}
 			// The next left4d looks what is left of it.
 			return fmt.Errorf("the database cannot be used any more: %w", err)
 		case <-stop.Done():

@@ -523,14 +523,33 @@ func (s *Store) blame(err error) error {
 	return err
 }
 
-// conn is the connection, which tells when the database or its disk is found broken.
+// conn is the connection, which tells when the database is found broken.
 type conn struct {
 	*sqlx.DB
 	broken chan error // capacity 1
 }
 
-// Broken receives why the database can be used no more: it is damaged, or its disk fails. Another Open may mend that.
+// Broken receives why the database may be usable no more: SQLite says that it is damaged. Another Open may mend that. Of a
+// disk that fails SQLite says so, too, of a database that is whole: see Readable.
 func (s *Store) Broken() <-chan error { return s.db.broken }
+
+// Readable reads all of the database past SQLite, and tells whether the disk gave it.
+func (s *Store) Readable() error {
+	for _, end := range []string{"", "-wal"} {
+		f, err := os.Open(s.path + end)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err == nil {
+			_, err = io.Copy(io.Discard, f)
+			f.Close()
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 // ErrFull tells that a change was not made because the disk is full.
 var ErrFull = errors.New("the disk with the database is full")
@@ -545,7 +564,9 @@ func (c conn) seen(err error) error {
 		return fmt.Errorf("%w (%w)", ErrFull, err)
 	case e.SystemErrno == unix.EROFS:
 		return err
-	case e.Code != sqlite.ErrCorrupt && e.Code != sqlite.ErrNotADB && e.Code != sqlite.ErrIoErr:
+	case e.Code == sqlite.ErrIoErr:
+		return fmt.Errorf("the disk with the database fails (%w)", err)
+	case e.Code != sqlite.ErrCorrupt && e.Code != sqlite.ErrNotADB:
 		return err
 	}
 	c.tell(err)

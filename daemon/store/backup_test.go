@@ -581,6 +581,7 @@ func TestADamageThatIsMetAtWork(t *testing.T) {
 	s.db.seen(sqlite.Error{Code: sqlite.ErrFull})
 	s.db.seen(sqlite.Error{Code: sqlite.ErrBusy})
 	s.db.seen(sqlite.Error{Code: sqlite.ErrConstraint})
+	s.db.seen(sqlite.Error{Code: sqlite.ErrIoErr})
 	select {
 	case err := <-s.Broken():
 		t.Fatalf("nothing is broken: %v", err)
