@@ -225,8 +225,12 @@ func (d *Daemon) limit(name string, old units.Limits) error {
 	}
 	ctx, cancel := context.WithTimeout(d.ctx, undoTime)
 	defer cancel()
-	if err := d.Config.OweLimits(name); err != nil {
+	again, err := d.Config.OweLimits(name)
+	if err != nil {
 		return err
+	}
+	if again {
+		old = anyLimits
 	}
 	// The drop-in first: it is what holds from the next reload or boot on.
 	if _, err := d.Config.WriteDropIn(d.unitOf(in.Instance, d.spec(in.Instance))); err != nil {
@@ -246,12 +250,15 @@ func (d *Daemon) limit(name string, old units.Limits) error {
 	return d.Config.LimitsGiven(name)
 }
 
+// anyLimits are the old ones where nobody knows what there was before.
+var anyLimits = func() units.Limits {
+	one := uint64(1)
+	return units.Limits{MemoryMax: &one, MemoryHigh: &one, TasksMax: &one, CPUQuotaPerSecUSec: &one, AllowedCPUs: []byte{}}
+}()
+
 // giveOwedLimits gives the limits that a killed left4d had stored for running servers, and had not given them yet. Nobody
 // waits for it; all are given at once, so that they share the reloads.
 func (d *Daemon) giveOwedLimits() {
-	// Nobody knows what there was before.
-	any := uint64(1)
-	old := units.Limits{MemoryMax: &any, MemoryHigh: &any, TasksMax: &any, CPUQuotaPerSecUSec: &any, AllowedCPUs: []byte{}}
 	for _, in := range d.Instances() {
 		if in.State == Stopped || in.State == FailedState || !d.Config.LimitsOwed(in.Name, in.Effective.Limits) {
 			continue
@@ -259,7 +266,7 @@ func (d *Daemon) giveOwedLimits() {
 		d.running.Add(1)
 		go func() {
 			defer d.running.Done()
-			if err := d.limit(in.Name, old); err != nil && d.ctx.Err() == nil {
+			if err := d.limit(in.Name, anyLimits); err != nil && d.ctx.Err() == nil {
 				d.Log.Warn("cannot give a running server its limits", "instance", in.Name, "error", err)
 			}
 		}()

@@ -400,7 +400,7 @@ func TestLimitsThatWereNotGivenAreGivenLater(t *testing.T) {
 	// It had come as far as the drop-in. A systemd that takes its time does not keep left4d from being up.
 	slow := make(chan struct{})
 	w.units.Hold["renew-limits left4-server@a.service"] = slow
-	if err := w.Config.OweLimits("a"); err != nil {
+	if _, err := w.Config.OweLimits("a"); err != nil {
 		t.Fatal(err)
 	}
 	w.again()
@@ -408,6 +408,25 @@ func TestLimitsThatWereNotGivenAreGivenLater(t *testing.T) {
 	w.running.Wait()
 	if told() != 2 || w.Config.LimitsOwed("a", units.Limits{MemoryMax: &limit}) {
 		t.Errorf("told %d times", told())
+	}
+}
+
+// Who repeats a change that failed half way wants the other half.
+func TestALimitIsTakenAwayTheSecondTime(t *testing.T) {
+	w := newWorld(t)
+	limit := uint64(1 << 30)
+	w.create("a", Changes{Limits: &units.Limits{MemoryMax: &limit}})
+	w.do(w.StartInstance, "a", JobDone)
+	w.units.Fail["renew-limits left4-server@a.service"] = errors.New("input/output error")
+	if err := w.ConfigureInstance("a", Changes{Limits: &units.Limits{}}); err == nil {
+		t.Fatal("nothing failed")
+	}
+	delete(w.units.Fail, "renew-limits left4-server@a.service")
+	if err := w.ConfigureInstance("a", Changes{Limits: &units.Limits{}}); err != nil {
+		t.Fatal(err)
+	}
+	if n := w.units.Count("renew-limits left4-server@a"); n != 2 || w.Config.LimitsOwed("a", units.Limits{}) {
+		t.Errorf("taken away %d times", n)
 	}
 }
 

@@ -429,12 +429,13 @@ func (c Config) markStale(name string) error { return setMark(c.staleMark(name))
 func (c Config) staleMark(name string) string { return filepath.Join(c.RunDir, "stale", name) }
 
 // OweLimits remembers, until LimitsGiven, that the limits of a running server are being changed: a left4d that is killed
-// meanwhile may have told systemd a part of it.
-func (c Config) OweLimits(name string) error {
+// meanwhile may have told systemd a part of it. again tells that this is so of an earlier change.
+func (c Config) OweLimits(name string) (again bool, err error) {
 	if !ValidName(name) {
-		return fmt.Errorf("%q cannot name an instance", name)
+		return false, fmt.Errorf("%q cannot name an instance", name)
 	}
-	return setMark(c.limitsMark(name))
+	_, err = os.Lstat(c.limitsMark(name))
+	return err == nil, setMark(c.limitsMark(name))
 }
 
 // LimitsGiven ends OweLimits.

@@ -560,6 +560,10 @@ func (c conn) seen(err error) error {
 	switch {
 	case !errors.As(err, &e):
 		return err
+	case e.ExtendedCode == sqlite.ErrIoErrFsync:
+		c.overwrite()
+	}
+	switch {
 	case e.Code == sqlite.ErrFull, slices.Contains([]syscall.Errno{unix.ENOSPC, unix.EDQUOT}, e.SystemErrno):
 		return fmt.Errorf("%w (%w)", ErrFull, err)
 	case e.SystemErrno == unix.EROFS:
@@ -571,6 +575,19 @@ func (c conn) seen(err error) error {
 	}
 	c.tell(err)
 	return err
+}
+
+// overwrite takes the place of a commit that was written to the log and not synced: who opens the database next would find it
+// there, though its caller was told that nothing has changed. Where that fails too, only a new look tells what is so.
+func (c conn) overwrite() {
+	var version int
+	err := c.DB.Get(&version, "PRAGMA user_version")
+	if err == nil {
+		_, err = c.DB.Exec("PRAGMA user_version = " + strconv.Itoa(version))
+	}
+	if err != nil {
+		c.tell(err)
+	}
 }
 
 func (c conn) tell(err error) {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -567,6 +568,24 @@ func TestWhatCannotBeBackedUpIsTold(t *testing.T) {
 	}
 	if _, err := s.Backup(); err != nil {
 		t.Error(err)
+	}
+}
+
+// What could not be synced does not come back as done.
+func TestACommitThatWasNotSyncedIsTakenBack(t *testing.T) {
+	path := kept(t)
+	s := open(t, path)
+	before := read(t, path+"-wal")
+	if err := s.db.seen(sqlite.Error{Code: sqlite.ErrIoErr, ExtendedCode: sqlite.ErrIoErrFsync, SystemErrno: syscall.ENOSPC}); !errors.Is(err, ErrFull) {
+		t.Error(err)
+	}
+	if bytes.Equal(read(t, path+"-wal"), before) {
+		t.Error("nothing was written over it")
+	}
+	select {
+	case err := <-s.Broken():
+		t.Error(err)
+	default:
 	}
 }
 
