@@ -11,6 +11,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -20,6 +21,7 @@ import (
 	"os/signal"
 	"slices"
 	"syscall"
+	"time"
 )
 
 func main() {
@@ -107,7 +109,15 @@ func ask(port string, argv []string) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 125
 	}
+	// It may have been started a moment ago. Nothing tells others when it listens.
+	const patience = 2 * time.Minute
+	again, end := time.NewTicker(20*time.Millisecond), time.Now().Add(patience)
+	defer again.Stop()
 	c, err := net.Dial("tcp4", "127.0.0.1:"+port)
+	for errors.Is(err, syscall.ECONNREFUSED) && time.Now().Before(end) {
+		<-again.C
+		c, err = net.Dial("tcp4", "127.0.0.1:"+port)
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 125
