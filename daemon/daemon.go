@@ -97,6 +97,8 @@ type Daemon struct {
 	overlays   map[string]*overlay
 	revisions  map[uint32][]store.Revision // on disk, by overlay, oldest first
 	merging    map[string]bool             // layers that a job makes a new revision of
+	starts     chan struct{}               // servers that are being started
+	startTurn  time.Duration
 	jobs       map[uint32]*job
 	queues     map[string][]*job // by target; the first one runs
 	finished   []uint32          // jobs that still have an object, oldest first
@@ -157,7 +159,7 @@ func New(o Options) (*Daemon, error) {
 		Options: o, ctx: ctx, cancel: cancel,
 		instances: map[string]*instance{}, jobs: map[uint32]*job{}, queues: map[string][]*job{},
 		blueprints: map[string]store.Blueprint{}, overlays: map[string]*overlay{}, revisions: map[uint32][]store.Revision{},
-		merging: map[string]bool{},
+		merging: map[string]bool{}, starts: make(chan struct{}, maxStarts), startTurn: startTurn,
 	}
 	if err := d.readLayers(); err != nil {
 		return nil, err

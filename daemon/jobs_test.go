@@ -394,6 +394,40 @@ func TestALostBusEndsNoJob(t *testing.T) {
 	}
 }
 
+func TestFewServersAreStartedAtOnce(t *testing.T) {
+	w := newWorld(t)
+	w.startTurn = time.Hour
+	var release []func()
+	var jobs []Job
+	for n := range maxStarts {
+		name := fmt.Sprintf("s%d", n)
+		w.create(name, Changes{})
+		release = append(release, w.held("start left4-server@"+name+".service"))
+		jobs = append(jobs, w.accept(w.StartInstance, name, Request{}))
+		w.units.Wait(t, "start left4-server@"+name)
+	}
+	for _, name := range []string{"late", "canceled"} {
+		w.create(name, Changes{})
+	}
+	late := w.accept(w.StartInstance, "late", Request{})
+	canceled := w.accept(w.StartInstance, "canceled", Request{})
+	w.do(w.StopInstance, "canceled", JobDone)
+	if got := w.events.wait(t, canceled.ID); got.State != JobCanceled {
+		t.Errorf("%+v", got)
+	}
+	if n := w.units.Count("start left4-server@late") + w.units.Count("start left4-server@canceled"); n != 0 {
+		t.Errorf("%d more are started", n)
+	}
+	for _, let := range release {
+		let()
+	}
+	for _, j := range append(jobs, late) {
+		if got := w.events.wait(t, j.ID); got.State != JobDone {
+			t.Errorf("%+v", got)
+		}
+	}
+}
+
 // What a start that is taken back had to do to the server is told by the stop which called it off.
 func TestAStopTellsThatItsStartWasKilled(t *testing.T) {
 	w := newWorld(t)

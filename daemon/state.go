@@ -467,6 +467,12 @@ func exit(f facts) string {
 		return "killed by systemd's watchdog"
 	case "protocol":
 		return "it did not start as systemd expected"
+	case "signal":
+		for _, pre := range s.PreStart {
+			if pre.Code == cldKilled {
+				return "the look at its port was killed by " + signalName(pre.Status)
+			}
+		}
 	}
 	switch s.ExecMainCode {
 	case cldExited:

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -467,7 +468,28 @@ func (d *Daemon) up(ctx context.Context, j *job, verb string, def store.Instance
 		return cannot(verb, def.Name, err)
 	}
 	d.step(j, starting)
-	return d.launchError(ctx, verb, def, d.Units.Start(ctx, server))
+	return d.launchError(ctx, verb, def, d.startInTurn(ctx, server))
+}
+
+// How many servers are started at once, and how long one may be in the way of others. Each start copies the table of mounts
+// for its sandbox and reads it again and again, so 200 that begin together take longer than the 90 s that systemd gives each.
+const (
+	maxStarts = 8
+	startTurn = 5 * time.Second
+)
+
+// startInTurn starts a server when few enough others are being started.
+func (d *Daemon) startInTurn(ctx context.Context, server string) error {
+	select {
+	case d.starts <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	give := sync.OnceFunc(func() { <-d.starts })
+	defer give()
+	// One that hangs does not count any more.
+	defer time.AfterFunc(d.startTurn, give).Stop()
+	return d.Units.Start(ctx, server)
 }
 
 // ready puts on disk what a start needs, and lets systemd know of it.

@@ -228,7 +228,7 @@ func (v *verdict) judgeCalls() {
 
 // judgeJobs looks at how the jobs ended.
 func (v *verdict) judgeJobs() {
-	results, endless := map[string]map[string]int{}, 0
+	results, endless, killed := map[string]map[string]int{}, 0, 0
 	for _, id := range v.ids {
 		j := v.jobs[id]
 		if results[j.Kind] == nil {
@@ -239,6 +239,8 @@ func (v *verdict) judgeJobs() {
 		case j.Finished == 0 || j.State == "queued" || j.State == "running":
 			endless++
 			v.wrong(j.Target, id, "job %d (%s %s) has no end: %s", id, j.Kind, j.Target, j.State)
+		case j.State == "failed" && strings.HasSuffix(j.Cause, lookKilled):
+			killed++
 		case j.State == "failed" && !v.excused(j):
 			v.wrong(j.Target, id, "job %d (%s %s) failed: %s", id, j.Kind, j.Target, j.Cause)
 		case j.State != "done" && j.Cause == "":
@@ -256,7 +258,15 @@ func (v *verdict) judgeJobs() {
 		v.row("  "+kind, "%s", strings.Join(counts, ", "))
 	}
 	v.row("jobs without an end", "%d", endless)
+	v.row("starts whose look at the port was killed", "%d", killed)
+	if killed > 2 {
+		v.wrong("", 0, "somebody kills what looks at the port, again and again: %d times", killed)
+	}
 }
+
+// Once in some ten thousand verbs the look at the port is killed at its birth, where no kill of that instance is at work for
+// seconds. By whom is not known; left4 tells it, and the next start goes well.
+const lookKilled = ": the look at its port was killed by SIGKILL"
 
 // excused tells whether a job had to fail: its instance was deleted before its turn came, or what was to be imported went
 // with a left4d.

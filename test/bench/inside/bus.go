@@ -145,14 +145,21 @@ func (e *ear) pid1(method, unit string) time.Time {
 // all has left4d do something with many instances at once, and returns when all is done.
 func (e *ear) all(method string, instances []string, args ...any) {
 	calls := make([]*dbus.Call, len(instances))
-	for i, name := range instances {
-		calls[i] = e.conn.Object(names.Service, names.Root).Go(names.Manager+"."+method, 0, nil, append([]any{name}, append(args, none)...)...)
-	}
 	jobs := make([]dbus.ObjectPath, len(calls))
-	for i, call := range calls {
-		if err := (<-call.Done).Store(&jobs[i]); err != nil {
+	take := func(i int) {
+		if err := (<-calls[i].Done).Store(&jobs[i]); err != nil {
 			fatalf("%s %s: %v", method, instances[i], err)
 		}
+	}
+	const pending = 100 // a bus lets one connection wait for 128 answers
+	for i, name := range instances {
+		if i >= pending {
+			take(i - pending)
+		}
+		calls[i] = e.conn.Object(names.Service, names.Root).Go(names.Manager+"."+method, 0, nil, append([]any{name}, append(args, none)...)...)
+	}
+	for i := max(0, len(calls)-pending); i < len(calls); i++ {
+		take(i)
 	}
 	for _, job := range jobs {
 		e.await(job)
