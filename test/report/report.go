@@ -119,7 +119,9 @@ func Read(r io.Reader) (Report, error) {
 	report := Report{Made: time.Now().UTC().Truncate(time.Second), CPUs: runtime.NumCPU(), Rows: []Row{}}
 	var name unix.Utsname
 	if err := unix.Uname(&name); err == nil {
-		report.Kernel = unix.ByteSliceToString(name.Release[:])
+		// Two numbers tell what it can do; the rest is its builder's.
+		numbers := strings.SplitN(unix.ByteSliceToString(name.Release[:]), ".", 3)
+		report.Kernel = strings.Join(numbers[:min(2, len(numbers))], ".")
 	}
 	for in := json.NewDecoder(r); ; {
 		var row Row
