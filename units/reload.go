@@ -36,8 +36,8 @@ func (s *Systemd) reload() error {
 // Fifty instances that are restarted at once come here one by one, some milliseconds after each other. A run waits until for
 // some time nobody has come any more, but not for ever: that is little beside a reload, of which each saves one.
 const (
-	gatherPause = 30 * time.Millisecond
-	gatherMost  = 300 * time.Millisecond
+	gatherPause = 80 * time.Millisecond
+	gatherMost  = 500 * time.Millisecond
 )
 
 // groupCommit lets concurrent callers share runs of commit.
