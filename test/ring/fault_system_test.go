@@ -232,8 +232,6 @@ func (p play) upset(t *testing.T, u upset, name string, untouched map[string]int
 	for _, v := range violations(t, p.Machine, untouched) {
 		wrong("in the end: %s", v)
 	}
-	// PID 1 reads the table of mounts only so often.
-	p.WaitUnit(t, "var-lib-left4-runtime-"+name+"-merged.mount", "ActiveState", "inactive")
 	if left := p.traces(name); left != "" {
 		wrong("it left:\n%s", left)
 	}

@@ -5,12 +5,13 @@ import (
 	"testing"
 )
 
-// traces are what an instance has anywhere on the machine.
+// traces are what an instance has anywhere on the machine. Mounts are read from the kernel: PID 1's units of them go only when it
+// reads the table the next time.
 func (p play) traces(name string) string {
 	p.t.Helper()
 	return p.Run(p.t, "sh", "-c", `
 		find /var/lib/left4/instances /var/lib/left4/runtime /etc/systemd /run/systemd/system /run/left4 -name '*`+name+`*' 2>/dev/null
-		systemctl list-units --all --plain --no-legend 'left4-*@`+name+`.service' '*left4*`+name+`*mount'
+		systemctl list-units --all --plain --no-legend 'left4-*@`+name+`.service'
 		grep -F '/`+name+`/' /proc/1/mountinfo || true`)
 }
 
