@@ -198,7 +198,7 @@ func TestKilledRemoving(t *testing.T) {
 		}
 	})
 
-	wrote := []string{"upper/left4dead2/cfg/server.cfg", "upper/a/b/c/d", "work/work/x", "staged"}
+	wrote := []string{"upper/left4dead2/cfg/server.cfg", "upper/a/b/c/d", "work/index/x", "staged"}
 	killEverywhere(t, "removeRuntime", t.TempDir(), func(t *testing.T, m Mounter) {
 		for _, name := range wrote {
 			putFile(t, m.Layout.State+"/runtime/x/"+name, "x")

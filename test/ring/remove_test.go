@@ -71,7 +71,7 @@ func TestAHalfMadeInstanceCanBeDeleted(t *testing.T) {
 		stages := map[string]string{
 			"definition":       `left4ctl create zz`,
 			"instances only":   `mkdir /var/lib/left4/instances/zz; echo junk >/var/lib/left4/instances/zz/plan.json`,
-			"runtime only":     `mkdir -p /var/lib/left4/runtime/zz/upper/x /var/lib/left4/runtime/zz/work/work; chmod 0 /var/lib/left4/runtime/zz/upper/x; ln -s / /var/lib/left4/runtime/zz/merged`,
+			"runtime only":     `mkdir /var/lib/left4/runtime/zz; cd /var/lib/left4/runtime/zz; mkdir -p upper/x; mkdir work; mkdir work/index; chmod 0 upper/x; ln -s / merged`,
 			"drop-in only":     `mkdir -p /etc/systemd/system/left4-server@zz.service.d; echo '[Service]' >/etc/systemd/system/left4-server@zz.service.d/10-left4.conf`,
 			"enabled only":     `mkdir -p /etc/systemd/system/multi-user.target.wants; ln -s /usr/lib/systemd/system/left4-server@.service /etc/systemd/system/multi-user.target.wants/left4-server@zz.service`,
 			"initialized":      `left4ctl create zz; printf 'port: 27044\n' | left4ctl initialize zz -f -`,

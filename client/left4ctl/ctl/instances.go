@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -217,17 +218,9 @@ func userName(name string, uid uint32) string {
 }
 
 // validName is what left4d takes for a name. It is checked here only where a name does not go to left4d.
-func validName(name string) bool {
-	for i := range len(name) {
-		switch c := name[i]; {
-		case 'a' <= c && c <= 'z', '0' <= c && c <= '9':
-		case i > 0 && (c == '_' || c == '-'):
-		default:
-			return false
-		}
-	}
-	return 0 < len(name) && len(name) <= 64
-}
+func validName(name string) bool { return namePattern.MatchString(name) }
+
+var namePattern = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,63}$`)
 
 func initializeFlags(v *invocation, fs *pflag.FlagSet) {
 	fs.StringVarP(&v.file, "file", "f", "", "the spec `FILE`, - for standard input")

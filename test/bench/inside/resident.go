@@ -137,8 +137,8 @@ func (b *bench) wakes() int {
 func (b *bench) goroutines() int {
 	pid := b.pidOf(service)
 	command("kill", "-QUIT", strconv.Itoa(pid))
-	command("journalctl", "--sync")
 	told := func() string {
+		command("journalctl", "--sync")
 		return command("journalctl", "--output=cat", "--no-pager", fmt.Sprintf("_PID=%d", pid))
 	}
 	// The end of what it prints: the registers.
@@ -146,7 +146,6 @@ func (b *bench) goroutines() int {
 		if time.Now().After(deadline) {
 			fatalf("left4d does not tell its goroutines")
 		}
-		time.Sleep(50 * time.Millisecond)
 	}
 	return strings.Count("\n"+told(), "\ngoroutine ")
 }

@@ -24,8 +24,8 @@ type Options struct {
 // Full is what make bench measures, Short what make test looks at.
 var (
 	Full = Options{
-		Loaded: []int{1, 100, 400, 1000}, Rounds: 30, Again: 5, Calls: 3000, Many: 200, Rest: 500, Flood: 1_000_000, Idle: 60,
-		Flap: 100, Flaps: 30, Layers: []int{1, 10, 200}, Changed: 50, Listed: 100,
+		Loaded: []int{1, 20, 60}, Rounds: 12, Again: 3, Calls: 2000, Many: 40, Rest: 60, Flood: 100_000, Idle: 30,
+		Flap: 30, Flaps: 15, Layers: []int{1, 10, 200}, Changed: 50, Listed: 60,
 	}
 	Short = Options{
 		Loaded: []int{1, 4}, Rounds: 2, Again: 1, Calls: 50, Many: 4, Rest: 4, Flood: 500, Idle: 1,
