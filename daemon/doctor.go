@@ -566,12 +566,7 @@ func (d *Daemon) ownAgain(_ context.Context, _ *job, name string) error {
 	if i < 0 {
 		return nil // it has gone
 	}
-	state, err := unix.Open(d.Layout.State, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(state)
-	fd, err := units.OpenBeneath(state, name, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	fd, err := d.openDir(name)
 	if err != nil {
 		return err
 	}

@@ -51,18 +51,23 @@ func (s *stack) close() {
 
 // open adds a directory below the state directory. Servers can swap none on the way to it.
 func (s *stack) open(d *Daemon, layer, name string) error {
-	state, err := unix.Open(d.Layout.State, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(state)
-	fd, err := units.OpenBeneath(state, layer, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	fd, err := d.openDir(layer)
 	if err != nil {
 		return err
 	}
 	s.fds = append(s.fds, fd)
 	s.names = append(s.names, name)
 	return nil
+}
+
+// openDir opens a directory below the state directory; no link is followed on the way.
+func (d *Daemon) openDir(name string) (fd int, err error) {
+	state, err := unix.Open(d.Layout.State, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(state)
+	return units.OpenBeneath(state, name, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 }
 
 // inspect asks about the layers that an instance has mounted, or would have after its next start.
