@@ -203,7 +203,7 @@ func (w *world) importFiles(name string, im Import, files map[string]string, res
 				w.t.Error(err)
 			}
 		}
-		return units.State{Active: "active", Sub: "exited", StatusText: status.Done(int64(len(files)), 7)}
+		return units.State{Active: "active", Sub: "exited", StatusText: status.Done(int64(len(files)), 7, "")}
 	}
 	return w.importAs(name, im, result)
 }

@@ -156,7 +156,7 @@ func TestAStartWaitsForTheImportsOfItsOverlays(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.units.Set(unit, units.State{Active: "active", Sub: "exited", StatusText: status.Done(1, 7)})
+	w.units.Set(unit, units.State{Active: "active", Sub: "exited", StatusText: status.Done(1, 7, "")})
 	w.events.wait(t, im.ID)
 	if got := w.events.wait(t, waits.ID); got.State != JobDone {
 		t.Errorf("%+v", got)
@@ -199,7 +199,7 @@ func TestAStopGoesBeforeWhatWaits(t *testing.T) {
 			if j, err := w.Job(waits.ID); err != nil || j.State != want {
 				t.Errorf("the initialize is %s, %v", j.State, err)
 			}
-			w.units.Set("left4-import-1-3.service", units.State{Active: "active", Sub: "exited", StatusText: status.Done(1, 7)})
+			w.units.Set("left4-import-1-3.service", units.State{Active: "active", Sub: "exited", StatusText: status.Done(1, 7, "")})
 			w.events.wait(t, im.ID)
 			w.events.wait(t, waits.ID)
 		})

@@ -62,7 +62,7 @@ func TestOpenFileGivesTheBytes(t *testing.T) {
 		if err := unix.Mkfifo(w.Dir+"/fifo", 0o644); err != nil {
 			t.Error(err)
 		}
-		return units.State{Active: "active", Sub: "exited", StatusText: status.Done(4, 0)}
+		return units.State{Active: "active", Sub: "exited", StatusText: status.Done(4, 0, "")}
 	}
 	b.worker.Store(&links)
 	b.must(object, names.Overlay+".Import", b.pipe(), variants{})

@@ -50,7 +50,7 @@ func run(args []string, getenv func(string) string, stdin io.Reader, stderr io.W
 		return 1
 	}
 	fmt.Fprintf(stderr, "imported %d files, %d bytes\n", im.files, im.bytes)
-	note(status.Done(im.files, im.bytes))
+	note(status.Done(im.files, im.bytes, ""))
 	return 0
 }
 

@@ -2,6 +2,7 @@
 //
 //	progress 0.4213 1200 files, 734003200 bytes
 //	done 5310 8123456789
+//	done 5310 8123456789 build 14982371
 //	error "a/b": a setuid file is not allowed
 package status
 
@@ -24,7 +25,8 @@ type Report struct {
 	Files    int64   // how many there are when all is done
 	Bytes    int64
 	Failed   string // why the work was given up; "": it was not
-	Detail   string // how much was done; "": not told
+	Detail   string // how much was done, or what it is at; "": not told
+	Note     string // what came of it besides, when all is done
 }
 
 // Progress is the text while the work goes on. A fraction outside of 0 to 1 means that it is not known.
@@ -32,8 +34,15 @@ func Progress(fraction float64, files, bytes int64) string {
 	return fmt.Sprintf("progress %s %s", formatFraction(fraction), detail(files, bytes))
 }
 
-// Done is the text when all was done.
-func Done(files, bytes int64) string { return fmt.Sprintf("done %d %d", files, bytes) }
+// Step is the text while the work goes on, where a count of files says less than words.
+func Step(fraction float64, text string) string {
+	return fmt.Sprintf("progress %s %s", formatFraction(fraction), escape.Replace(clean(text)))
+}
+
+// Done is the text when all was done. A note is for whoever knows what the worker does.
+func Done(files, bytes int64, note string) string {
+	return strings.TrimSpace(fmt.Sprintf("done %d %d %s", files, bytes, escape.Replace(clean(note))))
+}
 
 // Error is the text when the work was given up. Its reason becomes one line.
 func Error(reason string) string { return "error " + escape.Replace(clean(reason)) }
@@ -73,13 +82,15 @@ func ParseStatus(text string) Report {
 			return r
 		}
 		r.Progress = known(f)
-		r.Detail = clean(rest)
+		r.Detail = clean(unescape.Replace(rest))
 	case "done":
 		var files, bytes int64
-		if n, _ := fmt.Sscanf(rest, "%d %d", &files, &bytes); n != 2 || rest != fmt.Sprintf("%d %d", files, bytes) || files < 0 || bytes < 0 {
+		n, _ := fmt.Sscanf(rest, "%d %d", &files, &bytes)
+		note, told := strings.CutPrefix(rest, fmt.Sprintf("%d %d", files, bytes))
+		if n != 2 || !told || note != "" && note[0] != ' ' || files < 0 || bytes < 0 {
 			return r
 		}
-		return Report{Progress: 1, Done: true, Files: files, Bytes: bytes, Detail: detail(files, bytes)}
+		return Report{Progress: 1, Done: true, Files: files, Bytes: bytes, Detail: detail(files, bytes), Note: clean(unescape.Replace(note))}
 	case "error":
 		if r.Failed = clean(unescape.Replace(rest)); r.Failed == "" {
 			r.Failed = "no reason given"

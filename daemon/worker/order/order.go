@@ -1,0 +1,106 @@
+// Package order is what left4d asks of a worker beyond its command: a JSON text on the worker's standard input, and for a
+// Workshop the JSON text that it leaves in its directory. How left4d writes an order and a worker reads it, and the other
+// way round.
+package order
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+	"unicode/utf8"
+)
+
+const (
+	// Max is how long a text may be, in bytes: 10 000 items with their titles fit.
+	Max = 8 << 20
+	// ResultName is the file in the working directory of a worker that builds a workshop overlay.
+	ResultName = "result.json"
+)
+
+// Install has a worker install or update the game in its working directory, which holds the files of the game so far.
+type Install struct {
+	// Home is a writable directory that stays: SteamCMD keeps itself there.
+	Home string
+	// SteamCMD and DepotDownloader are absolute paths, "" = there is none.
+	SteamCMD, DepotDownloader string
+	// Check only finds out which build there is.
+	Check bool
+	// Build is the build that is installed, "" = none or not known. An install that finds that this is the newest one, and is
+	// not to Validate, changes nothing.
+	Build    string
+	Validate bool
+	// Tries is how often a failure that may pass is tried again, 1 to 100, RetryDelay the pause after the first, Silence how long SteamCMD
+	// may say nothing before it counts as hung.
+	Tries               int
+	RetryDelay, Silence time.Duration
+}
+
+// Workshop has a worker fetch what is not in the cache into its working directory, one file each, named by FileName.
+type Workshop struct {
+	// Items are decimal ids of items and of collections, which may hold others.
+	Items []string
+	// Cached are the files that need not be fetched.
+	Cached []File
+	API    string // base URL without a slash at its end
+	Proxy  string // URL, "" = none
+	// Private allows addresses of private networks, and this machine, beyond those of API and Proxy.
+	Private  bool
+	Parallel int // downloads at a time, 1 to 16
+}
+
+// File is one state of one item.
+type File struct {
+	ID      string // decimal
+	Updated int64  // time_updated, in seconds since the epoch
+	Size    int64  // bytes
+}
+
+// FileName is the file's name in the cache.
+func (f File) FileName() string { return fmt.Sprintf("%s-%d.vpk", f.ID, f.Updated) }
+
+// Item is what has become of one item.
+type Item struct {
+	File
+	Title   string
+	Name    string // of the file as its author called it, without a directory; "" = not known
+	Missing string // why it is not to be had; "" = it is in the cache or in the working directory
+}
+
+// WorkshopResult is the content of ResultName: every item once, in the order in which they were found.
+type WorkshopResult struct {
+	Items []Item
+	// Requests and Fetched are how many times the API was asked and how many files were downloaded.
+	Requests, Fetched int
+}
+
+// Script has a worker run a script of bash in its working directory.
+type Script struct {
+	Text string
+	// Base is a directory whose files the script finds, as copies; "" = it begins with none.
+	Base string
+}
+
+// Read reads one JSON text into v, which knows all of it.
+func Read(in io.Reader, v any) error {
+	text, err := io.ReadAll(io.LimitReader(in, Max+1))
+	switch {
+	case err != nil:
+		return err
+	case len(text) > Max:
+		return fmt.Errorf("it has more than %d bytes", Max)
+	case !utf8.Valid(text):
+		return errors.New("it is not UTF-8")
+	}
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.DisallowUnknownFields()
+	if err := d.Decode(v); err != nil {
+		return err
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return errors.New("something follows its end")
+	}
+	return nil
+}
