@@ -42,7 +42,7 @@ func (b *testBus) unpack(files map[string]string) {
 				b.t.Error(err)
 			}
 		}
-		return units.State{Active: "active", Sub: "exited", StatusText: status.Done(int64(len(files)), 7)}
+		return units.State{Active: "active", Sub: "exited", StatusText: status.Done(int64(len(files)), 7, "")}
 	}
 	b.worker.Store(&work)
 }
