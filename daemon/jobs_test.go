@@ -130,7 +130,7 @@ func TestAStartWaitsForTheImportsOfItsOverlays(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	unit := "left4-import-1-3.service"
+	unit := units.BuildUnit(im.ID)
 	w.units.Wait(t, "worker "+unit)
 
 	waits := w.accept(w.StartInstance, "a", Request{})
@@ -185,7 +185,7 @@ func TestAStopGoesBeforeWhatWaits(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			w.units.Wait(t, "worker left4-import-1-3.service")
+			w.units.Wait(t, "worker "+units.BuildUnit(im.ID))
 			waits := w.accept(w.InitializeInstance0, "a", Request{})
 			w.do(func(n string, r Request) (Job, error) { return stop(w.Daemon, n, r) }, "a", JobDone)
 			want := map[string]string{"stop": JobQueued, "kill": JobQueued}[name]
@@ -199,7 +199,7 @@ func TestAStopGoesBeforeWhatWaits(t *testing.T) {
 			if j, err := w.Job(waits.ID); err != nil || j.State != want {
 				t.Errorf("the initialize is %s, %v", j.State, err)
 			}
-			w.units.Set("left4-import-1-3.service", units.State{Active: "active", Sub: "exited", StatusText: status.Done(1, 7, "")})
+			w.units.Set(units.BuildUnit(im.ID), units.State{Active: "active", Sub: "exited", StatusText: status.Done(1, 7, "")})
 			w.events.wait(t, im.ID)
 			w.events.wait(t, waits.ID)
 		})

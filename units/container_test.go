@@ -78,7 +78,7 @@ func realSystemd(t *testing.T) (context.Context, *machine) {
 	t.Cleanup(cancel)
 	dir := "/run/left4-test"
 	cleanup := func() {
-		out, _ := exec.Command("systemctl", "list-units", "--all", "--plain", "--no-legend", "left4-*@t-*", "left4-import-t-*").Output()
+		out, _ := exec.Command("systemctl", "list-units", "--all", "--plain", "--no-legend", "left4-*@t-*", "left4-build-t-*").Output()
 		for _, line := range strings.Split(strings.TrimSpace(string(out)), "\n") {
 			if unit, _, _ := strings.Cut(line, " "); unit != "" {
 				_ = exec.Command("systemctl", "kill", "-s", "KILL", unit).Run()
@@ -771,7 +771,7 @@ func TestSystemdWorker(t *testing.T) {
 		t.Helper()
 		r, w, err := os.Pipe()
 		m.ok(err)
-		m.ok(m.StartWorker(ctx, Worker{
+		m.ok(m.StartWorker(ctx, Worker{Box: BoxImport, 
 			Unit: unit, Description: "test 100% \"import\"", Command: []string{program, "-test.run=^TestHelperProcess$", "-test.v=false"},
 			Dir: dir, Stdin: int(r.Fd()), Env: []string{helperVariable + "=" + mode, "GIVEN=a b%n$HOME"}, User: "nobody", Slice: "left4-build.slice", Timeout: time.Minute,
 		}))
@@ -785,7 +785,7 @@ func TestSystemdWorker(t *testing.T) {
 		m.until(ctx, unit, func(st State) bool { return !st.Loaded })
 	}
 
-	unit := "left4-import-t-1.service"
+	unit := "left4-build-t-1.service"
 	told := make(chan struct{}, 1000)
 	m.Watch(func(u string) {
 		if u == unit {
@@ -814,7 +814,7 @@ func TestSystemdWorker(t *testing.T) {
 	if got := systemctl(t, "show", "-P", "Description", unit); got != "test 100% \"import\"" {
 		t.Errorf("description %q", got)
 	}
-	if err := m.StartWorker(ctx, Worker{Unit: unit, Command: []string{"/bin/true"}, Dir: dir, User: "nobody", Slice: "left4-build.slice"}); err == nil {
+	if err := m.StartWorker(ctx, Worker{Unit: unit, Command: []string{"/bin/true"}, Dir: dir, User: "nobody", Slice: "left4-build.slice", Box: BoxImport}); err == nil {
 		t.Errorf("a second one of that name started")
 	}
 	// A later left4d reads it, also after a reload and a re-execution.
@@ -828,7 +828,7 @@ func TestSystemdWorker(t *testing.T) {
 	}
 	gone(unit)
 
-	unit = "left4-import-t-2.service"
+	unit = "left4-build-t-2.service"
 	stdin = start(unit, "fail")
 	_, err = stdin.WriteString("no tar")
 	m.ok(err)
@@ -839,21 +839,21 @@ func TestSystemdWorker(t *testing.T) {
 	}
 	gone(unit)
 
-	unit = "left4-import-t-3.service"
+	unit = "left4-build-t-3.service"
 	var job *JobError
-	err = m.StartWorker(ctx, Worker{Unit: unit, Command: []string{"/nonexistent"}, Dir: dir, User: "nobody", Slice: "left4-build.slice"})
+	err = m.StartWorker(ctx, Worker{Unit: unit, Command: []string{"/nonexistent"}, Dir: dir, User: "nobody", Slice: "left4-build.slice", Box: BoxImport})
 	if !errors.As(err, &job) || job.State.ExecMainStatus != 203 {
 		t.Errorf("a worker that is not there: %v", err)
 	}
 	gone(unit)
 
 	// A cancelled one, which hangs.
-	unit = "left4-import-t-4.service"
+	unit = "left4-build-t-4.service"
 	stdin = start(unit, "import")
 	defer stdin.Close()
 	m.ok(m.Stop(ctx, unit))
 	gone(unit)
-	if left, _ := filepath.Glob("/run/systemd/transient/left4-import-t-*"); len(left) > 0 {
+	if left, _ := filepath.Glob("/run/systemd/transient/left4-build-t-*"); len(left) > 0 {
 		t.Errorf("left: %q", left)
 	}
 }

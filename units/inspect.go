@@ -162,11 +162,11 @@ func (s *Systemd) ask(ctx context.Context, unit string, properties []property, q
 
 // memoryFile is a file with a text in it, to be read from its beginning.
 func memoryFile(text []byte) (*os.File, error) {
-	fd, err := unix.MemfdCreate("left4-inspection", unix.MFD_CLOEXEC)
+	fd, err := unix.MemfdCreate("left4-question", unix.MFD_CLOEXEC)
 	if err != nil {
 		return nil, err
 	}
-	f := os.NewFile(uintptr(fd), "inspection")
+	f := os.NewFile(uintptr(fd), "question")
 	if _, err = f.Write(text); err == nil {
 		_, err = f.Seek(0, io.SeekStart)
 	}

@@ -56,7 +56,7 @@ func sourceName(name string) string { return "left4-" + name }
 
 // mergedPath is where an instance is mounted, as mountinfo writes it.
 func (l Layout) mergedPath(name string) (string, error) {
-	if !ValidName(name) {
+	if !mountable(name) {
 		return "", fmt.Errorf("%q is no name of an instance", name)
 	}
 	state, err := openAbs(l.State)
@@ -190,7 +190,7 @@ func (l Layout) forgetMounted(name string) error {
 // Mount makes the directories of an instance's runtime, stages its files and mounts it. Mounted already is success, and then nothing
 // is changed. No process of the instance may be alive otherwise.
 func (m Mounter) Mount(name string) error {
-	if !ValidName(name) {
+	if !mountable(name) {
 		return fmt.Errorf("cannot mount: %q is no name of an instance", name)
 	}
 	if err := m.mount(name); err != nil {
@@ -262,8 +262,10 @@ func (m Mounter) mount(name string) error {
 	if err != nil {
 		return err
 	}
-	if err := stage(runtime, upper, cfg, m.UID, m.GID); err != nil {
-		return err
+	if name != GameMount { // no server runs there
+		if err := stage(runtime, upper, cfg, m.UID, m.GID); err != nil {
+			return err
+		}
 	}
 
 	// What is told of an earlier mount must not be taken for this one's when we are killed before ours is written.
@@ -631,7 +633,7 @@ func alive(stat string) bool {
 // Unmount takes every overlay away that is mounted for the instance. Not mounted is success. It is never forced and never
 // delayed: while a process of the server lives (an *InUseError) or any other has something open there, the error says that it is in use.
 func (m Mounter) Unmount(name string) error {
-	if !ValidName(name) {
+	if !mountable(name) {
 		return fmt.Errorf("cannot unmount: %q is no name of an instance", name)
 	}
 	if err := m.unmount(name); err != nil {

@@ -1,12 +1,15 @@
 package units
 
-import "strings"
+import (
+	"strconv"
+	"strings"
+)
 
 const (
 	serverPrefix  = "left4-server@"
 	overlayPrefix = "left4-overlay@"
-	// importPrefix begins the names of the transient units that StartWorker runs.
-	importPrefix  = "left4-import-"
+	// buildPrefix begins the names of the transient units that StartWorker runs.
+	buildPrefix   = "left4-build-"
 	serviceSuffix = ".service"
 
 	// serverTemplate is where the package installs the template that an enabled instance's link points to.
@@ -26,6 +29,18 @@ func ValidName(name string) bool {
 		}
 	}
 	return 0 < len(name) && len(name) <= 64
+}
+
+// GameMount stands in place of an instance's name where the files of the game are mounted for the worker that changes them. No
+// instance can have that name.
+const GameMount = "_game"
+
+// mountable tells whether there can be a plan and a mount of this name.
+func mountable(name string) bool { return name == GameMount || ValidName(name) }
+
+// BuildUnit is the unit of the worker that works for a job.
+func BuildUnit(job uint32) string {
+	return buildPrefix + strconv.FormatUint(uint64(job), 10) + serviceSuffix
 }
 
 // ServerUnit is the unit that runs the instance's game server.
@@ -64,5 +79,5 @@ func mountOf(unit string) (name string, ok bool) {
 
 // ours reports whether Watch tells about this unit.
 func ours(unit string) bool {
-	return strings.HasPrefix(unit, serverPrefix) || strings.HasPrefix(unit, overlayPrefix) || strings.HasPrefix(unit, importPrefix)
+	return strings.HasPrefix(unit, serverPrefix) || strings.HasPrefix(unit, overlayPrefix) || strings.HasPrefix(unit, buildPrefix)
 }

@@ -29,7 +29,7 @@ func TestNames(t *testing.T) {
 			t.Errorf("the unit of %q is of %q", name, got)
 		}
 	}
-	for _, unit := range []string{"left4-server@.service", "left4-server@a.service.d", "left4-server@a", "left4-server-a.service", "left4-import-1.service", "left4d.service", ""} {
+	for _, unit := range []string{"left4-server@.service", "left4-server@a.service.d", "left4-server@a", "left4-server-a.service", "left4-build-1.service", "left4d.service", ""} {
 		if got, ok := InstanceOf(unit); ok {
 			t.Errorf("%s is of %q", unit, got)
 		}

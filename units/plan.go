@@ -162,7 +162,7 @@ func openLower(state int, path string) (int, error) {
 
 // openSub opens a directory of the state that holds one entry per instance. None there is ENOENT.
 func (l Layout) openSub(sub, name string) (int, error) {
-	if !ValidName(name) {
+	if !mountable(name) {
 		return -1, fmt.Errorf("%q is no name of an instance", name)
 	}
 	state, err := openAbs(l.State)
@@ -175,7 +175,7 @@ func (l Layout) openSub(sub, name string) (int, error) {
 
 // makeSub is openSub that makes what is missing.
 func (l Layout) makeSub(sub, name string, mode uint32) (int, error) {
-	if !ValidName(name) {
+	if !mountable(name) {
 		return -1, fmt.Errorf("%q is no name of an instance", name)
 	}
 	state, err := openAbs(l.State)

@@ -158,7 +158,7 @@ type watcher struct {
 	wake     chan struct{}
 }
 
-// Watch calls fn for every unit of left4 (left4-server@, left4-overlay@, left4-import-) that changed, was loaded or
+// Watch calls fn for every unit of left4 (left4-server@, left4-overlay@, left4-build-) that changed, was loaded or
 // unloaded, or whose mount came or went; the reader asks State then. It calls reloaded when all may have changed: after a daemon-reload, by anyone,
 // and after systemd re-executed itself. Both are called from one goroutine, until the connection ends; changes that come
 // meanwhile are told once, however many they were. Nothing is told of how things are when Watch is called.

@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -19,28 +21,66 @@ import (
 
 // Worker is an unprivileged program that works on one directory, in a transient unit of its own.
 type Worker struct {
-	Unit        string // left4-import-….service, unused so far
+	Unit        string // see BuildUnit
 	Description string
+	Job         uint32   // stands in its journal as LEFT4_JOB=
 	Command     []string // absolute path first; systemd expands nothing in it
-	// Dir is the working directory and the only place that it can write to. It exists, belongs to User, and nothing
-	// beside it below StateDir is visible to the worker.
-	Dir     string
-	Stdin   int      // a file descriptor of the caller's, who may close it when StartWorker has returned
+	// Dir is the working directory and, with Writable, the only place that it can write to. It exists, belongs to User, and
+	// nothing beside them and Readable below StateDir is visible to the worker.
+	Dir                string
+	Writable, Readable []string
+	Programs           []string // directories with programs that it may run, beside those of the system
+	// Stdin is a file descriptor of the caller's, who may close it when StartWorker has returned, or -1: then it reads Order.
+	Stdin   int
+	Order   []byte
 	Env     []string // NAME=value
 	User    string
 	Slice   string
 	Timeout time.Duration // systemd ends a worker that runs longer; 0 = never
+	Needs   []string      // units that are started before it, and whose end is its own
+	Box     Box
+	// Resolver takes the place of /etc/resolv.conf where it is not "".
+	Resolver string
 }
 
-// stateDir is hidden from workers, but for their own directory.
+// Box is what a kind of worker gets beyond what every worker has, and its limits.
+type Box struct {
+	Network bool   // the internet
+	Private bool   // private networks and this machine, too
+	Foreign bool   // programs of others, 32-bit ones too, which make code as they run and may lie where it writes
+	Temp    string // size of a /tmp of its own, as mount options write it; "" = there is none
+	Memory  uint64 // bytes; the page cache of what it writes counts, but is given back under pressure
+	Tasks   uint64
+	CPUs    uint64 // that it may use in full, 0 = all
+}
+
+// Boxes of the workers of left4d.
+var (
+	BoxImport = Box{Memory: 2 << 30, Tasks: 64}
+	// BoxDownload is for our own program, which is careful about what it gets.
+	BoxDownload = Box{Network: true, Memory: 1 << 30, Tasks: 64}
+	// BoxInstall is for SteamCMD: a 32-bit program that updates itself where it lies.
+	BoxInstall = Box{Network: true, Foreign: true, Temp: "256M", Memory: 4 << 30, Tasks: 256}
+	// BoxScript is for what the owner of an overlay has written.
+	BoxScript = Box{Network: true, Foreign: true, Temp: "1G", Memory: 4 << 30, Tasks: 512, CPUs: 2}
+)
+
+// stateDir is hidden from workers, but for their own directories.
 const stateDir = "/var/lib/left4"
 
 const (
-	workerMemoryMax = 2 << 30 // bytes; the page cache of what it writes counts, but is given back under pressure
-	workerTasksMax  = 64
+	workerTasksMax = 64
 	// workerStopTimeout is what a worker that was told to stop gets before it is killed.
 	workerStopTimeout = 10 * time.Second
 )
+
+// privateNetworks are all addresses that are not of the internet: RFC 6890 and the registries of IANA that follow it. Nothing is
+// allowed beside them: on systemd 257 an IPAddressAllow=any would beat every one of them.
+var privateNetworks = []string{
+	"0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24", "192.168.0.0/16",
+	"198.18.0.0/15", "224.0.0.0/4", "240.0.0.0/4",
+	"::/127", "64:ff9b:1::/48", "fc00::/7", "fe80::/10", "fec0::/10", "ff00::/8",
+}
 
 // StartWorker starts the unit and returns when its program runs. From then on Watch tells of its changes, and State has
 // what it says (STATUS= of sd_notify) and how it ended: Sub "exited" after success, Active "failed" and Result otherwise.
@@ -64,10 +104,24 @@ func (s *Systemd) startWorker(ctx context.Context, w Worker) error {
 	if !filepath.IsAbs(w.Dir) || filepath.Clean(w.Dir) != w.Dir || w.Dir == "/" {
 		return fmt.Errorf("%q is no absolute path of a directory", w.Dir)
 	}
+	for _, dir := range slices.Concat(w.Writable, w.Readable, w.Programs) {
+		if !filepath.IsAbs(dir) || filepath.Clean(dir) != dir || dir == "/" {
+			return fmt.Errorf("%q is no absolute path of a directory", dir)
+		}
+	}
+	stdin := w.Stdin
+	if stdin < 0 {
+		order, err := memoryFile(w.Order)
+		if err != nil {
+			return err
+		}
+		defer order.Close()
+		stdin = int(order.Fd())
+	}
 	job := s.expect(w.Unit)
 	var path dbus.ObjectPath
 	defer s.mayHaveChanged(w.Unit)
-	if err := s.callWithFDs(ctx, []int{w.Stdin}, &path, "StartTransientUnit", w.Unit, "fail", w.properties(), []auxUnit{}); err != nil {
+	if err := s.callWithFDs(ctx, []int{stdin}, &path, "StartTransientUnit", w.Unit, "fail", w.properties(), []auxUnit{}); err != nil {
 		s.forget(job)
 		return busError(err)
 	}
@@ -106,9 +160,18 @@ func (w Worker) properties() []property {
 	}
 	set("TimeoutStopUSec", uint64(workerStopTimeout.Microseconds()))
 
-	set("MemoryMax", uint64(workerMemoryMax))
+	if len(w.Needs) > 0 {
+		set("BindsTo", w.Needs)
+		set("After", w.Needs)
+	}
+	set("LogExtraFields", [][]byte{[]byte("LEFT4_JOB=" + strconv.FormatUint(uint64(w.Job), 10))})
+
+	set("MemoryMax", w.Box.Memory)
 	set("MemorySwapMax", uint64(0))
-	set("TasksMax", uint64(workerTasksMax))
+	set("TasksMax", w.Box.Tasks)
+	if w.Box.CPUs > 0 {
+		set("CPUQuotaPerSecUSec", w.Box.CPUs*uint64(time.Second/time.Microsecond))
+	}
 	set("LimitCORE", uint64(0))
 	set("OOMScoreAdjust", int32(500)) // rather than a game server
 
@@ -117,22 +180,83 @@ func (w Worker) properties() []property {
 	set("AmbientCapabilities", uint64(0))
 	set("ProtectSystem", "strict")
 	set("ProtectHome", "yes")
-	set("ReadWritePaths", []string{w.Dir})
-	// Empty and read-only; a directory of its own in /tmp (PrivateTmp=) would be one more place to fill.
-	set("TemporaryFileSystem", []mountOption{{stateDir, "ro,mode=0755"}, {"/tmp", "ro"}, {"/var/tmp", "ro"}})
-	set("BindPaths", []bindMount{{w.Dir, w.Dir, false, unix.MS_REC}})
+	writable := append([]string{w.Dir}, w.Writable...)
+	set("ReadWritePaths", writable)
+	// Without one of its own /tmp is empty and read-only: it would be one more place to fill.
+	temp := "ro"
+	if w.Box.Temp != "" {
+		temp = "mode=1777,nosuid,nodev,size=" + w.Box.Temp
+	}
+	set("TemporaryFileSystem", []mountOption{{stateDir, "ro,mode=0755"}, {"/tmp", temp}, {"/var/tmp", "ro"}})
+	var binds []bindMount
+	for _, dir := range writable {
+		binds = append(binds, bindMount{dir, dir, false, unix.MS_REC})
+	}
+	set("BindPaths", binds)
+	var views []bindMount
+	for _, dir := range w.Readable {
+		views = append(views, bindMount{dir, dir, false, unix.MS_REC})
+	}
+	if w.Resolver != "" {
+		views = append(views, bindMount{w.Resolver, "/etc/resolv.conf", false, 0})
+	}
+	set("BindReadOnlyPaths", views)
 	// The bus and the manager's own socket: nothing there is for a worker, and its notifications go elsewhere.
 	// PrivateDevices= leaves /dev/shm to write to.
 	set("InaccessiblePaths", []string{"-/run/dbus", "-/run/systemd/private", "-/dev/shm"})
 	// What it unpacks is never run. A mount made for the unit, as the one for Dir, has to be named besides "/".
-	set("NoExecPaths", []string{"/", w.Dir})
-	set("ExecPaths", []string{"/usr", "-/lib", "-/lib64", filepath.Dir(w.Command[0])})
+	programs := append([]string{"/usr", "-/lib", "-/lib64", "-/lib32", filepath.Dir(w.Command[0])}, w.Programs...)
+	noExec := append([]string{"/"}, writable...)
+	if w.Box.Foreign {
+		programs, noExec = append(programs, writable...), noExec[:1]
+	}
+	set("NoExecPaths", noExec)
+	set("ExecPaths", programs)
 	set("PrivateUsers", true)
 	list = append(list, confined()...)
 	set("SystemCallFilter", allowList{true, []string{"@system-service"}})
 	// io_uring opens files and sockets past the filter.
 	set("SystemCallFilter", allowList{false, []string{"@privileged", "@resources", "io_uring_enter", "io_uring_register", "io_uring_setup"}})
 	set("SystemCallErrorNumber", int32(unix.EPERM))
+	return append(list, w.Box.properties()...)
+}
+
+// properties are what counts instead of what confined says.
+func (b Box) properties() []property {
+	var list []property
+	set := func(name string, value any) { list = append(list, property{name, dbus.MakeVariant(value)}) }
+	if b.Network {
+		set("PrivateNetwork", false)
+		// NETLINK: the C library looks there which kinds of addresses the machine has.
+		set("RestrictAddressFamilies", allowList{true, []string{"AF_INET", "AF_INET6", "AF_NETLINK"}})
+		if !b.Private {
+			set("IPAddressDeny", prefixes(privateNetworks))
+		}
+	}
+	if b.Foreign {
+		set("MemoryDenyWriteExecute", false)
+		set("ProcSubset", "all") // /proc/cpuinfo
+		set("SystemCallArchitectures", []string{"x86"})
+	}
+	return list
+}
+
+// ipPrefix is (iayu), an element of IPAddressDeny.
+type ipPrefix struct {
+	Family  int32
+	Address []byte
+	Bits    uint32
+}
+
+func prefixes(texts []string) []ipPrefix {
+	list := make([]ipPrefix, len(texts))
+	for i, text := range texts {
+		p := netip.MustParsePrefix(text)
+		list[i] = ipPrefix{unix.AF_INET6, p.Addr().AsSlice(), uint32(p.Bits())}
+		if p.Addr().Is4() {
+			list[i].Family = unix.AF_INET
+		}
+	}
 	return list
 }
 

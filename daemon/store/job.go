@@ -44,6 +44,9 @@ type Parameters struct {
 	FilesFrom string `json:",omitempty"` // the instance whose server's files are copied, "" = none
 	FilesMade int64  `json:",omitempty"` // Created of that instance
 
+	// Of an installation of the game.
+	Mode string `json:",omitempty"`
+
 	// Of a repair.
 	Problems []string `json:",omitempty"` // by kind, or kind/name; none are all
 }

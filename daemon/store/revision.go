@@ -18,6 +18,15 @@ type Revision struct {
 	Files     uint64 `db:"files"` // 0 as Bytes where an earlier left4 did not count
 	Bytes     uint64 `db:"bytes"`
 	Current   bool   `db:"current"`
+	Base      uint32 `db:"base"`   // the revision that it lies over, 0 = it is whole
+	Sealed    int64  `db:"sealed"` // when the worker that made its files was done, 0 = it is not, or not known
+
+	Info JSON[RevisionInfo] `db:"info"`
+}
+
+// RevisionInfo is what is known of a revision beyond its files.
+type RevisionInfo struct {
+	Build string `json:",omitempty"` // of the game, as Steam numbers it; "" = not known
 }
 
 // AddRevision reserves the next number of an overlay for the job that makes it.
@@ -38,9 +47,17 @@ func addRevision(tx *sqlx.Tx, overlay, job uint32, created int64) (id uint32, er
 // Revisions returns what is on disk or being made of all overlays and of the game, oldest first in each.
 func (s *Store) Revisions() ([]Revision, error) {
 	var all []Revision
-	err := s.db.Select(&all, `SELECT overlay, id, job, created, published, files, bytes, current FROM revision
+	err := s.db.Select(&all, `SELECT overlay, id, job, created, published, files, bytes, current, base, sealed, info FROM revision
 		WHERE removed = 0 ORDER BY overlay, id`)
 	return all, err
+}
+
+// SealRevision stores that all files of a revision are there, if not in their place, and what is known of them.
+func (s *Store) SealRevision(r Revision) error {
+	return s.define(func(tx *sqlx.Tx) error {
+		return one(tx.NamedExec(`UPDATE revision SET sealed = :sealed, files = :files, bytes = :bytes, base = :base, info = :info
+			WHERE overlay = :overlay AND id = :id AND removed = 0`, r))
+	})
 }
 
 // PublishRevision makes a revision, whose directory is complete and in place, the current one.
@@ -49,7 +66,7 @@ func (s *Store) PublishRevision(r Revision) error {
 		if _, err := tx.Exec("UPDATE revision SET current = 0 WHERE overlay = ? AND current = 1", r.Overlay); err != nil {
 			return err
 		}
-		return one(tx.NamedExec(`UPDATE revision SET published = :published, files = :files, bytes = :bytes, current = 1
+		return one(tx.NamedExec(`UPDATE revision SET published = :published, files = :files, bytes = :bytes, base = :base, info = :info, current = 1
 			WHERE overlay = :overlay AND id = :id AND removed = 0`, r))
 	})
 }
@@ -87,10 +104,10 @@ func adoptRevision(tx *sqlx.Tx, r Revision) error {
 			return err
 		}
 	}
-	_, err := tx.NamedExec(`INSERT INTO revision (overlay, id, job, created, published, files, bytes, current)
-		VALUES (:overlay, :id, :job, :created, :published, :files, :bytes, :current)
+	_, err := tx.NamedExec(`INSERT INTO revision (overlay, id, job, created, published, files, bytes, current, base, info)
+		VALUES (:overlay, :id, :job, :created, :published, :files, :bytes, :current, :base, :info)
 		ON CONFLICT (overlay, id) DO UPDATE SET published = excluded.published, removed = 0, files = excluded.files,
-		bytes = excluded.bytes, current = excluded.current`, r)
+		bytes = excluded.bytes, current = excluded.current, base = excluded.base, info = excluded.info`, r)
 	return err
 }
 

@@ -523,7 +523,7 @@ func (c *mayhem) list() []instanceRow {
 // units are those of servers and of their files that systemd has loaded.
 func (c *mayhem) units() []unitRow {
 	c.t.Helper()
-	rows, err := c.talk.units("left4-*@*", "left4-import-*")
+	rows, err := c.talk.units("left4-*@*", "left4-build-*")
 	if err != nil {
 		c.t.Fatalf("cannot list the units: %v", err)
 	}

@@ -13,7 +13,7 @@ import (
 // Whoever is killed in the middle of an import: the overlay stays what it was, and nothing is left of what was begun.
 func TestAnInterruptedImportPublishesNothing(t *testing.T) {
 	eachPlay(t, func(t *testing.T, p play) {
-		const worker = "left4-import-*"
+		const worker = "left4-build-*"
 		p.layer("maps", map[string]string{"left4dead2/maps/extra.bsp": "good"})
 		dir := p.overlayDir("maps")
 		p.ctl("create", "a", "--overlay=maps")

@@ -89,7 +89,7 @@ func TestTheKernelKillsTheGreedyServerAlone(t *testing.T) {
 		p.ctl("overlay", "create", "maps")
 		ends := p.Signals(t, dbus.WithMatchInterface(managerI), dbus.WithMatchMember("JobRemoved"))
 		job := p.importing("maps")
-		worker := strings.Fields(p.Run(t, "systemctl", "list-units", "--plain", "--no-legend", "left4-import-*"))[0]
+		worker := strings.Fields(p.Run(t, "systemctl", "list-units", "--plain", "--no-legend", "left4-build-*"))[0]
 		p.Run(t, "systemctl", "set-property", "--runtime", worker, "MemoryMax=1M")
 		end := ends.Wait(t, "the end of the import", func(s *dbus.Signal) bool {
 			return s.Name == managerI+".JobRemoved" && s.Body[1] == job

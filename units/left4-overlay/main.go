@@ -110,7 +110,7 @@ func command(args []string, layout units.Layout, stdout, stderr io.Writer) error
 		return usageError(fmt.Sprintf("%s takes the name of one instance", verb))
 	}
 	name := args[0]
-	if !units.ValidName(name) {
+	if !units.ValidName(name) && name != units.GameMount {
 		return usageError(fmt.Sprintf("%q is no name of an instance", name))
 	}
 	m := units.Mounter{Layout: layout}
