@@ -521,7 +521,10 @@ func (d *Daemon) owned() ([]owned, error) {
 		return nil, err
 	}
 	root := os.Geteuid()
-	all := []owned{{"instances", root, 0o700}, {"runtime", root, 0o700}, {"overlays", root, 0o755}, {"game", root, 0o755}}
+	all := []owned{
+		{"instances", root, 0o700}, {"runtime", root, 0o700}, {"overlays", root, 0o755}, {"game", root, 0o755},
+		{"steam", uid, 0}, {"workshop", root, 0o700}, {"workshop/incoming", uid, 0},
+	}
 	entries, err := os.ReadDir(filepath.Join(d.Layout.State, "runtime"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err

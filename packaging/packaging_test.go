@@ -181,6 +181,9 @@ func TestEveryFileIsPackaged(t *testing.T) {
 			}
 		}
 	}
+	if !strings.Contains(list, "src: packaging/left4d.conf,") {
+		t.Error("left4d.conf is in no package")
+	}
 	pages, err := filepath.Glob("man/*")
 	if err != nil || len(pages) == 0 {
 		t.Fatal("man", err)
