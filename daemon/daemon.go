@@ -76,6 +76,8 @@ type Options struct {
 	Version  string
 	Worker   string // the path of left4-worker
 	PreStart string // the path of left4-overlay, which looks whether the port is free, and into layers, and copies files
+
+	SettingsPath string // of left4d.conf, "" = there is none
 }
 
 // Daemon is left4d without its face.

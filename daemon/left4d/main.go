@@ -87,6 +87,7 @@ func run(log *slog.Logger) error {
 		Store: db, Units: systemd, Config: config, Layout: units.Layout{State: stateDir, Run: runDir}, Events: face,
 		Log: log, Version: version,
 		Worker: filepath.Join(helperDir, "left4-worker"), PreStart: filepath.Join(helperDir, "left4-overlay"),
+		SettingsPath: "/etc/left4/left4d.conf",
 	})
 	if err != nil {
 		return err
