@@ -118,6 +118,9 @@ type ServiceInfo struct {
 	Version       string
 	GameRevision  uint32     // the revision that the next start mounts, 0 while no game is installed
 	GameRevisions []Revision // that are on disk, oldest first
+	GameBuild     string     // Steam's number of the build that GameRevision is, "" = not known
+	// AvailableGameBuild is the newest build that the last InstallGame has found, "" = left4d has not asked since it started.
+	AvailableGameBuild string
 }
 
 // Service asks left4d about itself.
@@ -134,6 +137,8 @@ func serviceInfo(p *properties) (ServiceInfo, error) {
 	p.get("Version", &info.Version)
 	p.get("GameRevision", &info.GameRevision)
 	info.GameRevisions = p.revisions("GameRevisions")
+	p.get("GameBuild", &info.GameBuild)
+	p.get("AvailableGameBuild", &info.AvailableGameBuild)
 	return info, p.err
 }
 

@@ -116,6 +116,22 @@ func (c *Client) ImportGame(ctx context.Context, stream *os.File, size uint64, o
 	return job, err
 }
 
+// Modes of InstallGame.
+const (
+	GameInstall  = "install"  // the newest build, if it is not installed
+	GameUpdate   = "update"   // the same, of a game that is installed
+	GameValidate = "validate" // every file is looked at, and mended
+	GameCheck    = "check"    // only find out which build there is: ServiceInfo.AvailableGameBuild
+)
+
+// InstallGame installs the game from Steam, or updates it. Errors: ErrInvalidArgument, ErrNotInstalled (there is nothing to
+// install it with, or no game to update), ErrBusy, ErrQuotaExceeded, ErrAccessDenied.
+func (c *Client) InstallGame(ctx context.Context, mode string, o JobOptions) (*Job, error) {
+	options := o.variants()
+	options["mode"] = dbus.MakeVariant(mode)
+	return c.job(ctx, "InstallGame", options)
+}
+
 // SetGameRevision makes a revision of the game that is on disk (Service tells which are) the current one, which
 // instances mount from their next start on. Errors: ErrInvalidArgument, ErrNotInstalled, ErrAccessDenied.
 func (c *Client) SetGameRevision(ctx context.Context, revision uint32) error {

@@ -268,6 +268,13 @@ func (d *Daemon) adoptRevision(ctx context.Context, _ *job, layer string) error 
 		return err
 	}
 	r.Created, r.Published = now(), now()
+	if r.Overlay == store.Game {
+		if r.Base = d.notedBase(r.ID); r.Base != 0 {
+			if err := d.checkLayers(r.Overlay, r.Base); err != nil {
+				return fmt.Errorf("it lies over revision %d of the game: %w", r.Base, err)
+			}
+		}
+	}
 	if err := d.count(ctx, &r); err != nil {
 		return err
 	}
@@ -339,7 +346,7 @@ func (d *Daemon) olderThan(r store.Revision) (older uint32) {
 	all := slices.Clone(d.revisions[r.Overlay])
 	d.mu.Unlock()
 	for _, other := range all {
-		if other.ID < r.ID && d.Layout.CheckLower(layerName(r.Overlay, other.ID)) == nil {
+		if other.ID < r.ID && d.checkLayers(r.Overlay, other.ID) == nil {
 			older = other.ID
 		}
 	}

@@ -100,7 +100,7 @@ func (d *Daemon) usedRevisions() (usedRevisions, error) {
 			return nil, err
 		}
 		for _, e := range entries {
-			names[e.Name()] = units.ValidName(e.Name())
+			names[e.Name()] = units.ValidName(e.Name()) || e.Name() == units.GameMount
 		}
 	}
 	used := usedRevisions{}
@@ -125,8 +125,12 @@ func (d *Daemon) usedRevisions() (usedRevisions, error) {
 			lower = append(lower, plan.Lower...)
 		}
 		for _, layer := range lower {
-			if !slices.Contains(used[layer], "instance "+name) {
-				used[layer] = append(used[layer], "instance "+name)
+			user := "instance " + name
+			if name == units.GameMount {
+				user = "an installation"
+			}
+			if !slices.Contains(used[layer], user) {
+				used[layer] = append(used[layer], user)
 			}
 		}
 	}
@@ -148,11 +152,16 @@ func (d *Daemon) spare() []store.Revision {
 	for overlay, all := range d.revisions {
 		left := keep[overlay]
 		now := current(all).ID
+		bases := map[uint32]bool{} // that what is kept lies over; they are older, so they come later
 		for _, r := range slices.Backward(all) {
-			switch {
-			case now == 0, r.Current:
-			case r.ID < now && left > 0:
+			kept := now == 0 || r.Current
+			if !kept && r.ID < now && left > 0 {
+				kept = true
 				left--
+			}
+			switch {
+			case kept, bases[r.ID]:
+				bases[r.Base] = true
 			default:
 				spare = append(spare, r)
 			}
@@ -194,6 +203,9 @@ func (d *Daemon) collect(ctx context.Context, j *job) error {
 		return fmt.Errorf("cannot remove old revisions: %w", err)
 	}
 	var told []string
+	if err := d.tidyBases(); err != nil {
+		return fmt.Errorf("cannot remove old revisions: %w", err)
+	}
 	for _, r := range gone {
 		if ctx.Err() != nil {
 			return context.Cause(ctx) // the next start of left4d removes the rest

@@ -39,6 +39,7 @@ type Units interface {
 	StartWorker(ctx context.Context, w units.Worker) error
 	Running(ctx context.Context, pattern string) ([]string, error)
 	Inspect(ctx context.Context, program string, q units.Inspection) (units.Findings, error)
+	Squash(ctx context.Context, program string, q units.Squashing, note func(files, bytes uint64)) error
 	Clone(ctx context.Context, program, from, to string, note func(files, bytes uint64)) error
 }
 
@@ -54,8 +55,8 @@ type Events interface {
 	JobEnded(Job)
 	// JobForgotten tells that a finished job is in the history only.
 	JobForgotten(Job)
-	// GameChanged tells the current revision and all that are on disk.
-	GameChanged(current uint32, revisions []store.Revision)
+	// GameChanged tells the current revision, the newest build that is known of, and all revisions that are on disk.
+	GameChanged(current store.Revision, available string, revisions []store.Revision)
 
 	OverlayNew(Overlay)
 	OverlayChanged(old, new Overlay)
@@ -98,6 +99,7 @@ type Daemon struct {
 	blueprints map[string]store.Blueprint
 	overlays   map[string]*overlay
 	revisions  map[uint32][]store.Revision // on disk, by overlay, oldest first
+	available  string                      // the newest build of the game that was heard of
 	merging    map[string]bool             // layers that a job makes a new revision of
 	starts     chan struct{}               // servers that are being started
 	startTurn  time.Duration

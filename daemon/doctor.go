@@ -303,9 +303,17 @@ func (d *Daemon) findMissingRevisions(e *examination) error {
 		return strings.Compare(layerName(a.Overlay, a.ID), layerName(b.Overlay, b.ID))
 	})
 	for _, r := range rows {
-		layer := layerName(r.Overlay, r.ID)
-		err := d.Layout.CheckLower(layer)
-		if err == nil || !errors.Is(err, fs.ErrNotExist) {
+		layer, lost := layerName(r.Overlay, r.ID), ""
+		layers, err := d.layersOf(r.Overlay, r.ID)
+		if err != nil {
+			lost = layerName(r.Overlay, r.Base) // nothing is known of what it lies over
+		}
+		for _, l := range layers {
+			if errors.Is(d.Layout.CheckLower(l), fs.ErrNotExist) {
+				lost = l
+			}
+		}
+		if lost == "" {
 			continue
 		}
 		severity, repair := SeverityWarning, "forget it"
@@ -314,7 +322,7 @@ func (d *Daemon) findMissingRevisions(e *examination) error {
 		} else if r.Current {
 			severity, repair = SeverityError, "forget it; there is no older one, so new files have to be imported"
 		}
-		e.add(layer, severity, repair, "revision %d of %s is not there: %s is missing", r.ID, d.layerTitle(layerDir(r.Overlay)), filepath.Join(d.Layout.State, layer))
+		e.add(layer, severity, repair, "revision %d of %s is not there: %s is missing", r.ID, d.layerTitle(layerDir(r.Overlay)), filepath.Join(d.Layout.State, lost))
 	}
 	return nil
 }

@@ -63,8 +63,8 @@ func (r *recorder) JobEnded(j Job) {
 	r.add("job %d: %s", j.ID, j.State)
 }
 func (r *recorder) JobForgotten(Job) {}
-func (r *recorder) GameChanged(n uint32, all []store.Revision) {
-	r.add("game %d of %d", n, len(all))
+func (r *recorder) GameChanged(now store.Revision, _ string, all []store.Revision) {
+	r.add("game %d of %d", now.ID, len(all))
 }
 func (r *recorder) OverlayNew(o Overlay) { r.add("new overlay %s", o.Name) }
 func (r *recorder) OverlayChanged(old, new Overlay) {

@@ -45,6 +45,7 @@ const (
 // Kinds of jobs that are not verbs of an instance, and the targets of those that are about no object.
 const (
 	importGameKind    = "import-game"
+	installGameKind   = "install-game"
 	importOverlayKind = "import-overlay"
 	buildOverlayKind  = "build-overlay"
 	deleteOverlayKind = "delete-overlay"
@@ -95,6 +96,7 @@ func init() {
 		"delete": {about: anInstance, deadline: 15 * time.Minute, preempts: true, frees: true, run: (*Daemon).delete,
 			steps: []string{stopping, unmounting, removing}},
 		importGameKind:    {about: noObject, deadline: 6 * time.Hour, run: (*Daemon).importRevision},
+		installGameKind:   {about: noObject, deadline: 12 * time.Hour, run: (*Daemon).installGame},
 		importOverlayKind: {about: anOverlay, deadline: 6 * time.Hour, run: (*Daemon).importRevision},
 		buildOverlayKind:  {about: anOverlay, deadline: 6 * time.Hour, joined: true, run: (*Daemon).buildOverlay},
 		deleteOverlayKind: {about: anOverlay, deadline: time.Hour, frees: true, run: (*Daemon).deleteOverlay},
@@ -169,6 +171,11 @@ func (j *job) doing() string {
 	switch j.Kind {
 	case importGameKind:
 		return "import the game"
+	case installGameKind:
+		if j.Parameters.V.Mode == ModeCheck {
+			return "check the game"
+		}
+		return "install the game"
 	case collectKind:
 		return "collect what nobody needs"
 	}

@@ -117,10 +117,16 @@ func (d *Daemon) render(def store.Instance) (rendered, error) {
 		}
 		r.plan.Lower = append(r.plan.Lower, l.name())
 	}
-	if err := d.Layout.CheckLower(layerName(store.Game, game)); err != nil {
-		return r, errorf(NotInstalled, "game revision %d: %v", game, missing(err))
+	base, err := d.gameLayers(game)
+	if err != nil {
+		return r, err
 	}
-	r.plan.Lower = append(r.plan.Lower, layerName(store.Game, game))
+	for _, layer := range base {
+		if err := d.Layout.CheckLower(layer); err != nil {
+			return r, errorf(NotInstalled, "game revision %s: %v", path.Base(layer), missing(err))
+		}
+	}
+	r.plan.Lower = append(r.plan.Lower, base...)
 	shown, err := d.expose(layers)
 	if err != nil {
 		return r, err
@@ -314,6 +320,9 @@ func (d *Daemon) otherLayers(def store.Instance, next []string) []string {
 		by, order := map[string]string{}, []string{}
 		for _, l := range lower {
 			dir, revision := path.Split(l)
+			if by[dir] != "" {
+				continue // the game's, which the one above lies over
+			}
 			by[dir] = revision
 			order = append(order, dir)
 		}

@@ -77,11 +77,12 @@ func (d *Daemon) GameRevision() uint32 {
 	return current(d.revisions[store.Game]).ID
 }
 
-// GameRevisions are the revisions of the game that are on disk, oldest first.
-func (d *Daemon) GameRevisions() []store.Revision {
+// Game is the revision of the game that the next start mounts, the newest build that was heard of ("" = none yet), and the
+// revisions that are on disk, oldest first.
+func (d *Daemon) Game() (now store.Revision, available string, revisions []store.Revision) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return slices.Clone(d.revisions[store.Game])
+	return current(d.revisions[store.Game]), d.available, slices.Clone(d.revisions[store.Game])
 }
 
 // SetGameRevision makes a revision that is on disk the one that the next starts mount. Error: InvalidArgument.
@@ -107,7 +108,7 @@ func (d *Daemon) setCurrent(overlay, revision uint32) error {
 	if !onDisk {
 		return errorf(InvalidArgument, "there is no revision %d on disk", revision)
 	}
-	if err := d.Layout.CheckLower(layerName(overlay, revision)); err != nil {
+	if err := d.checkLayers(overlay, revision); err != nil {
 		return errorf(InvalidArgument, "revision %d cannot be used: %v", revision, err)
 	}
 	if err := d.Store.SetCurrent(overlay, revision); err != nil {
@@ -120,6 +121,25 @@ func (d *Daemon) setCurrent(overlay, revision uint32) error {
 		return all
 	})
 	return nil
+}
+
+// layersOf are the directories that make a revision, highest first, as a mount plan names them.
+func (d *Daemon) layersOf(overlay, revision uint32) ([]string, error) {
+	if overlay == store.Game {
+		return d.gameLayers(revision)
+	}
+	return []string{layerName(overlay, revision)}, nil
+}
+
+// checkLayers tells whether all of a revision is there.
+func (d *Daemon) checkLayers(overlay, revision uint32) error {
+	layers, err := d.layersOf(overlay, revision)
+	for _, layer := range layers {
+		if err == nil {
+			err = d.Layout.CheckLower(layer)
+		}
+	}
+	return err
 }
 
 // publish makes a revision, whose directory is complete and in place, the current one.
@@ -144,7 +164,7 @@ func (d *Daemon) changeRevisions(overlay uint32, fn func([]store.Revision) []sto
 	defer d.mu.Unlock()
 	if overlay == store.Game {
 		change()
-		d.Events.GameChanged(current(d.revisions[overlay]).ID, slices.Clone(d.revisions[overlay]))
+		d.gameChanged()
 		return
 	}
 	for _, o := range d.overlays {
@@ -221,6 +241,9 @@ func (d *Daemon) sweep() error {
 			d.Log.Warn("cannot remove what was being written for an instance", "instance", in.Name, "error", err)
 		}
 		d.Layout.TidyDefinition(in.Name)
+	}
+	if err := d.tidyBases(); err != nil {
+		d.Log.Warn("cannot remove what revisions of the game have left", "error", err)
 	}
 	if err := d.reserve(); err != nil {
 		return fmt.Errorf("cannot reserve the numbers that are in use: %w", err)

@@ -254,6 +254,19 @@ func (s *Server) importGame(c *call) ([]any, error) {
 	return jobReply(s.daemon.ImportGame(c.stream(), value(size), r))
 }
 
+func (s *Server) installGame(c *call) ([]any, error) {
+	d := newDict("option", c.args[0])
+	mode := take[string](d, "mode", "s")
+	r := daemon.Request{Requester: c.uid, Timeout: d.timeout()}
+	if err := d.end(); err != nil {
+		return nil, err
+	}
+	if err := s.authorize(c, c.method.action, thing{}); err != nil {
+		return nil, err
+	}
+	return jobReply(s.daemon.InstallGame(value(mode), r))
+}
+
 // checkStream tells whether an argument is a descriptor that came with this message: a number alone could name any of
 // left4d's own.
 func (c *call) checkStream(arg any) error {

@@ -62,7 +62,7 @@ func (s *Server) properties(path dbus.ObjectPath, iface string) map[string]dbus.
 	switch iface {
 	case names.Manager:
 		if path == names.Root {
-			all := gameProperties(s.daemon.GameRevision(), s.daemon.GameRevisions())
+			all := gameProperties(s.daemon.Game())
 			all["Version"] = dbus.MakeVariant(s.daemon.Version)
 			return all
 		}
@@ -95,10 +95,12 @@ func (s *Server) properties(path dbus.ObjectPath, iface string) map[string]dbus.
 }
 
 // gameProperties are those of the Manager that change.
-func gameProperties(current uint32, revisions []store.Revision) map[string]dbus.Variant {
+func gameProperties(current store.Revision, available string, revisions []store.Revision) map[string]dbus.Variant {
 	return map[string]dbus.Variant{
-		"GameRevision":  dbus.MakeVariant(current),
-		"GameRevisions": dbus.MakeVariant(writeRevisions(revisions)),
+		"GameRevision":       dbus.MakeVariant(current.ID),
+		"GameRevisions":      dbus.MakeVariant(writeRevisions(revisions)),
+		"GameBuild":          dbus.MakeVariant(current.Info.V.Build),
+		"AvailableGameBuild": dbus.MakeVariant(available),
 	}
 }
 

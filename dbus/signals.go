@@ -110,6 +110,6 @@ func (s *Server) OverlayRemoved(o daemon.Overlay) {
 }
 
 // GameChanged implements daemon.Events.
-func (s *Server) GameChanged(current uint32, revisions []store.Revision) {
-	s.emit(names.Root, names.Properties, "PropertiesChanged", names.Manager, gameProperties(current, revisions), []string{})
+func (s *Server) GameChanged(current store.Revision, available string, revisions []store.Revision) {
+	s.emit(names.Root, names.Properties, "PropertiesChanged", names.Manager, gameProperties(current, available, revisions), []string{})
 }

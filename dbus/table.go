@@ -55,6 +55,7 @@ var methods = []method{
 	{names.Manager, "GetOverlay", "s", "o", open, (*Server).getOverlay, false},
 	{names.Manager, "ListOverlays", "a{sv}", "a(so)", open, (*Server).listOverlays, false},
 	{names.Manager, "ImportGame", "ha{sv}", "o", action + "game.install", (*Server).importGame, false},
+	{names.Manager, "InstallGame", "a{sv}", "o", action + "game.install", (*Server).installGame, false},
 	{names.Manager, "SetGameRevision", "ua{sv}", "", action + "game.install", (*Server).setGameRevision, false},
 	{names.Manager, "ListProblems", "a{sv}", "a(sssss)", action + "diagnose", (*Server).listProblems, false},
 	{names.Manager, "RepairProblems", "asa{sv}", "o", action + "repair", (*Server).repairProblems, true},

@@ -771,7 +771,7 @@ func TestSystemdWorker(t *testing.T) {
 		t.Helper()
 		r, w, err := os.Pipe()
 		m.ok(err)
-		m.ok(m.StartWorker(ctx, Worker{Box: BoxImport, 
+		m.ok(m.StartWorker(ctx, Worker{Box: BoxImport,
 			Unit: unit, Description: "test 100% \"import\"", Command: []string{program, "-test.run=^TestHelperProcess$", "-test.v=false"},
 			Dir: dir, Stdin: int(r.Fd()), Env: []string{helperVariable + "=" + mode, "GIVEN=a b%n$HOME"}, User: "nobody", Slice: "left4-build.slice", Timeout: time.Minute,
 		}))

@@ -57,6 +57,8 @@ type Daemon struct {
 type game struct {
 	current   uint32
 	revisions []revisionRow
+
+	build, available string
 }
 
 // answer is what the fake says of one instance, because it has no layers to look at.
@@ -112,7 +114,7 @@ func StartDaemon(t testing.TB, bus *Bus) *Daemon {
 
 		overlays:   map[string]*overlay{},
 		blueprints: map[string]map[string]dbus.Variant{},
-		game:       game{7, []revisionRow{{7, 1700000000000000, 3, 4096}}},
+		game:       game{current: 7, revisions: []revisionRow{{7, 1700000000000000, 3, 4096}}},
 		answers:    map[string]answer{},
 		permissions: map[string]string{
 			"me.left4.instance.start": "yes", "me.left4.instance.delete": "auth", "me.left4.game.install": "no",
@@ -415,7 +417,8 @@ func (d *Daemon) all() map[dbus.ObjectPath]map[string]any {
 }
 
 func (d *Daemon) serviceProperties() map[string]any {
-	return map[string]any{"Version": "1.2.3", "GameRevision": d.game.current, "GameRevisions": slices.Clone(d.game.revisions)}
+	return map[string]any{"Version": "1.2.3", "GameRevision": d.game.current, "GameRevisions": slices.Clone(d.game.revisions),
+		"GameBuild": d.game.build, "AvailableGameBuild": d.game.available}
 }
 
 // tell signals all that has changed since it was last called, in the order of the paths. Called with mu held.
@@ -773,6 +776,20 @@ func (m *manager) DeleteInstance(msg dbus.Message, name string, o options) (dbus
 
 func (m *manager) ImportGame(msg dbus.Message, stream dbus.UnixFD, o options) (dbus.ObjectPath, *dbus.Error) {
 	return m.begin(msg, "import-game", "game", o, os.NewFile(uintptr(stream), "stream"), nil)
+}
+
+// InstallGame finds build 200.
+func (m *manager) InstallGame(msg dbus.Message, o options) (dbus.ObjectPath, *dbus.Error) {
+	mode, _ := o["mode"].Value().(string)
+	delete(o, "mode")
+	d := m.daemon()
+	return m.begin(msg, "install-game", "game", o, nil, func(map[string]file) string {
+		d.game.available = "200"
+		if mode != client.GameCheck {
+			d.game.build = "200"
+		}
+		return ""
+	})
 }
 
 func (m *manager) SetGameRevision(msg dbus.Message, revision uint32, o options) *dbus.Error {

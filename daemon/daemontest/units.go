@@ -28,6 +28,8 @@ type Units struct {
 	Work func(units.Worker) units.State
 	// Copy does what left4-overlay would when files are copied from one instance to another; nil is nothing.
 	Copy func(from, to string)
+	// Join makes one layer of some.
+	Join func(units.Squashing)
 	// Stopped is what becomes of a unit that is stopped; nil is inactive.
 	Stopped func(unit string) units.State
 	// Findings are the answer to every inspection.
@@ -167,6 +169,15 @@ func (f *Units) Running(_ context.Context, pattern string) ([]string, error) {
 
 func (f *Units) Inspect(ctx context.Context, _ string, q units.Inspection) (units.Findings, error) {
 	return f.Findings, f.call(ctx, "inspect", q.Instance)
+}
+
+// Squash has Join do what left4-overlay would.
+func (f *Units) Squash(ctx context.Context, _ string, q units.Squashing, _ func(files, bytes uint64)) error {
+	if err := f.call(ctx, "squash", q.Into); err != nil {
+		return err
+	}
+	f.Join(q)
+	return nil
 }
 
 func (f *Units) Clone(ctx context.Context, _, from, to string, note func(files, bytes uint64)) error {

@@ -28,6 +28,7 @@ const usage = `usage: left4-overlay mount NAME
        left4-overlay umount NAME
        left4-overlay plan NAME
        left4-overlay inspect < QUESTION
+       left4-overlay squash < QUESTION
        left4-overlay clone FROM TO
        left4-overlay check-port PORT [ADDRESS]
 
@@ -35,6 +36,7 @@ mount       stage the rendered files of instance NAME and mount its layers
 umount      unmount them, after the server's end if that is near; an error while a process uses them
 plan        print what mount would do, and do nothing
 inspect     answer a question of left4d about the layers of an instance, as JSON
+squash      make one layer of those that left4d names, as JSON; tells how far it is, as JSON
 clone       copy all that the server of FROM wrote to TO, which has nothing yet; tells left4d how far it is, as JSON
 check-port  exit with 98 if a program has PORT by UDP or TCP on ADDRESS (all of IPv4)
 `
@@ -98,6 +100,17 @@ func command(args []string, layout units.Layout, stdout, stderr io.Writer) error
 		}
 		if err := layout.AnswerInspection(context.Background(), os.Stdin, stdout); err != nil {
 			return fmt.Errorf("cannot inspect: %w", err)
+		}
+		return nil
+	case "squash":
+		if len(args) != 0 {
+			return usageError("squash takes no arguments")
+		}
+		signal.Ignore(syscall.SIGPIPE) // a left4d that was killed reads no more
+		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+		defer stop()
+		if err := layout.AnswerSquashing(ctx, os.Stdin, stdout); err != nil {
+			return fmt.Errorf("cannot squash: %w", err)
 		}
 		return nil
 	case "clone":

@@ -186,7 +186,7 @@ func flagNames(fs *pflag.FlagSet, seen map[string]bool) completion {
 
 // jobKinds are the kinds of jobs that there are.
 var jobKinds = []string{
-	"initialize", "start", "stop", "restart", "kill", "reset", "delete", "import-game", "import-overlay", "build-overlay",
+	"initialize", "start", "stop", "restart", "kill", "reset", "delete", "import-game", "install-game", "import-overlay", "build-overlay",
 	"delete-overlay", "collect", "repair",
 }
 

@@ -79,6 +79,7 @@ var printed = map[string][]any{
 	"overlay revisions": {revisionOf{}},
 	"overlay ls":        {fileJSON{}},
 	"game revisions":    nil,
+	"game check":        {gameJSON{}},
 	"job list":          {jobJSON{}},
 	"job show":          {jobShowJSON{}},
 }
@@ -242,6 +243,7 @@ var jobOfVerb = map[string]string{
 	"initialize": "initialize", "start": "start", "stop": "stop", "restart": "restart", "kill": "kill", "reset": "reset", "delete": "delete",
 	"overlay import": "import-overlay", "overlay build": "build-overlay", "overlay delete": "delete-overlay", "overlay put": "import-overlay",
 	"overlay mkdir": "import-overlay", "overlay rm": "import-overlay", "game import": "import-game",
+	"game install": "install-game", "game update": "install-game", "game validate": "install-game", "game check": "install-game",
 }
 
 // A left4d that goes while a verb waits for it, and does not come back: the verb says so and fails.

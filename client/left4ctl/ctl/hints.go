@@ -80,6 +80,10 @@ func (v *invocation) hints(err error, name string) {
 		v.hint("left4ctl list shows the ports; without --port the next free one is taken")
 	case errors.Is(err, client.ErrNoFreePort):
 		v.hint("give a port with --port, or delete an instance")
+	case errors.Is(err, client.ErrNotInstalled) && v.command.name == "game install":
+		v.hint(installHint)
+	case errors.Is(err, client.ErrNotInstalled) && v.ofGroup("game"):
+		v.hint("left4ctl game install installs it; " + installHint)
 	case errors.Is(err, client.ErrNotInstalled):
 		v.hint(importHint)
 	case errors.Is(err, client.ErrNoSuchJob):

@@ -15,7 +15,10 @@ import (
 	"left4.me/left4/client"
 )
 
-const importHint = "left4ctl game import DIR installs the game from a directory, a .tar, .tar.gz, .tar.zst or .zip"
+const (
+	importHint  = "left4ctl game install has Steam install the game, left4ctl game import DIR takes it from a directory or an archive"
+	installHint = "install the package steamcmd, unpack Valve's archive of it in /opt/steamcmd, or tell where it is in /etc/left4/left4d.conf"
+)
 
 func (v *invocation) jobOptions() client.JobOptions {
 	return client.JobOptions{Timeout: time.Duration(v.timeout)}
@@ -78,6 +81,8 @@ func (s *steps) wait(verb, name string, job *client.Job, live bool) error {
 	switch {
 	case err != nil:
 		return v.unfinished(verb, name, job, live, err)
+	case v.live && tells(info.Kind):
+		v.say("%s: %s", name, info.Status) // its line has gone
 	case info.State == client.JobSkipped:
 		v.say("%s: nothing to do", name)
 	default:
@@ -148,7 +153,11 @@ func (v *invocation) look(name string) string {
 var done = map[string]string{
 	"initialize": "initialized", "start": "started", "stop": "stopped", "restart": "restarted", "kill": "killed",
 	"reset": "reset", "delete": "deleted", "import": "imported", "build": "built",
+	"install": "installed", "update": "updated", "validate": "validated", "check": "checked",
 }
+
+// tells says of which jobs the last step is what has come of them.
+func tells(kind string) bool { return kind == "install-game" || kind == "build-overlay" }
 
 // failureHint tells what to do about a job that failed.
 func (v *invocation) failureHint(verb, name string) {
@@ -161,6 +170,46 @@ func (v *invocation) failureHint(verb, name string) {
 			v.hint("left4ctl logs " + name + " shows what the server wrote")
 		}
 	}
+}
+
+// runGame is game install, update and validate.
+func runGame(v *invocation) error {
+	c, err := v.connect()
+	if err != nil {
+		return err
+	}
+	_, mode, _ := strings.Cut(v.command.name, " ")
+	return v.jobs(mode, []string{"game"}, func(string) (*client.Job, error) {
+		return c.InstallGame(v.ctx, mode, v.jobOptions())
+	})
+}
+
+// gameJSON is the game in game check --json.
+type gameJSON struct {
+	Revision  uint32 `json:"revision"`
+	Installed string `json:"installed"`
+	Available string `json:"available"`
+	Update    bool   `json:"update"`
+}
+
+func runGameCheck(v *invocation) error {
+	quiet := v.quiet
+	v.quiet = v.quiet || v.json
+	err := runGame(v)
+	v.quiet = quiet
+	if err != nil || !v.json || v.noWait {
+		return err
+	}
+	game, err := v.c.Service(v.ctx)
+	if err != nil {
+		return v.failed("check", "game", err)
+	}
+	return printJSON(v.stdout, gameJSON{game.GameRevision, game.GameBuild, game.AvailableGameBuild, game.GameBuild != game.AvailableGameBuild})
+}
+
+func gameCheckFlags(v *invocation, fs *pflag.FlagSet) {
+	fs.BoolVar(&v.json, "json", false, "print the result as JSON")
+	jobFlags(v, fs)
 }
 
 func runImport(v *invocation) error {

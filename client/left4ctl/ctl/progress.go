@@ -68,7 +68,7 @@ func (s *steps) finish() { s.v.board.remove(s) }
 
 // long tells the jobs that count what they have done.
 func long(kind string) bool {
-	return strings.HasPrefix(kind, "import-") || strings.HasPrefix(kind, "build-") || kind == "initialize" // it may copy
+	return strings.HasPrefix(kind, "import-") || strings.HasPrefix(kind, "build-") || strings.HasPrefix(kind, "install-") || kind == "initialize" // it may copy
 }
 
 func dropDigits(r rune) rune {

@@ -467,6 +467,40 @@ changed it meanwhile, what you wrote is kept in a file and its name is told.` + 
 			flags:   removeFlags, run: runOverlayRm,
 		},
 		{
+			name: "game install", group: groupGame, asks: true,
+			summary: "install the game from Steam, or update it",
+			help: `Has SteamCMD install the newest build of the game. left4d.conf(5) says where SteamCMD is; where
+it fails, DepotDownloader is tried if there is one. Servers that run go on with their files, and
+have the new ones from their next start. Where the newest build is there already, nothing
+changes. What is interrupted goes on with what it has got.
+
+Progress is Steam's own. Ctrl-C ends the waiting, not the work.`,
+			flags: jobFlags, run: runGame,
+		},
+		{
+			name: "game update", group: groupGame, asks: true,
+			summary: "update the game from Steam",
+			help: `As game install, of a game that is installed. The new revision holds only what is other than
+in the last one; left4ctl game rollback goes back to that.`,
+			flags: jobFlags, run: runGame,
+		},
+		{
+			name: "game check", group: groupGame, asks: true,
+			summary: "ask Steam for the newest build of the game",
+			help: `Asks Steam which build is the newest one, and changes nothing.
+
+--json prints an object with revision (0 as long as no game is installed), installed, available
+(builds as Steam numbers them, "" where one is not known) and update (they are not the same).`,
+			flags: gameCheckFlags, run: runGameCheck,
+		},
+		{
+			name: "game validate", group: groupGame, asks: true,
+			summary: "have Steam look at every file of the game",
+			help: `Has SteamCMD look at every file and fetch what is not as it should be, as a new revision.
+Where nothing has to be changed there is none.`,
+			flags: jobFlags, run: runGame,
+		},
+		{
 			name: "game import", args: "DIR|FILE", group: groupGame, min: 1, max: 1, asks: true, files: true,
 			summary: "install the game from a directory or an archive",
 			help: `Makes a new revision of the game from a directory, or from a .tar, .tar.gz, .tar.zst or .zip,
