@@ -148,6 +148,9 @@ func (p *program) depot(app, dir string, m manifest, validate bool, single strin
 		return 1, err
 	}
 	if single != "" {
+		if err := os.MkdirAll(filepath.Dir(single), 0o755); err != nil {
+			return 1, err
+		}
 		if err := os.Rename(filepath.Join(dir, m.Files[0].Path), single); err != nil {
 			return 1, err
 		}

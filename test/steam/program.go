@@ -117,15 +117,15 @@ func canExecute() error {
 // transfer brings a directory to the state of a manifest. Files are fetched into a directory of their own, where a later run finds
 // those that are whole and what there is of the others, and are renamed into place when all are there.
 type transfer struct {
-	p                *program
-	dir, staging     string
-	manifest         manifest
-	modes            bool              // executable files are made executable
-	changed          []depotFile       // that must be fetched
-	gone             []string          // that an older manifest has
-	total, done      int64             // bytes
-	line             func(file string) // is told after each piece
-	fetching, placed func() error
+	p            *program
+	dir, staging string
+	manifest     manifest
+	modes        bool              // executable files are made executable
+	changed      []depotFile       // that must be fetched
+	gone         []string          // that an older manifest has
+	total, done  int64             // bytes
+	line         func(file string) // is told after each piece
+	fetching     func() error      // is told after each file
 }
 
 // plan finds what is to do. Where the last manifest is known and nothing is to be verified, the files themselves are not looked at.

@@ -12,6 +12,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -113,6 +114,13 @@ func (w World) check() error {
 	for id := range w.Items {
 		if !digits.MatchString(id) {
 			return fmt.Errorf("item %q: an id has digits only", id)
+		}
+	}
+	for _, names := range [][]string{slices.Collect(maps.Keys(w.Game.Files)), slices.Collect(maps.Keys(w.Game.Sizes))} {
+		for _, name := range names {
+			if !beneath(name) {
+				return fmt.Errorf("file %q of the game: it is not beneath it", name)
+			}
 		}
 	}
 	for n, f := range w.Faults {
