@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -313,9 +314,11 @@ func BuildStandIn(t TB) string {
 	})
 }
 
-func goCommand(args ...string) error {
+func goCommand(args ...string) error { return goCommandFor(runtime.GOARCH, args...) }
+
+func goCommandFor(arch string, args ...string) error {
 	cmd := exec.Command("go", args...)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOARCH="+arch)
 	if text, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("cannot %s: %w\n%s", strings.Join(cmd.Args, " "), err, text)
 	}

@@ -1,0 +1,89 @@
+package steam
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+	"path"
+	"strings"
+)
+
+// The format of a VPK of version 1: a header of signature, version and length of the tree; the tree; the files. The tree has, for each
+// extension, for each directory, for each name: the file's checksum, no preloaded bytes, the archive that it is in (this one), its
+// offset behind the tree, its length, a terminator. Each level ends with an empty name; a directory is " " where there is none.
+// https://developer.valvesoftware.com/wiki/VPK_(file_format)
+const (
+	vpkSignature  = 0x55aa1234
+	vpkThis       = 0x7fff
+	vpkTerminator = 0xffff
+)
+
+// VPK makes an archive of files by name.
+func VPK(names []string, content map[string][]byte) []byte {
+	var tree, data bytes.Buffer
+	for _, name := range names {
+		dir, file := path.Split(name)
+		ext := path.Ext(file)
+		dir = strings.TrimSuffix(dir, "/")
+		if dir == "" {
+			dir = " "
+		}
+		// Each file in a list of its own is as right as one list of all.
+		fmt.Fprintf(&tree, "%s\x00%s\x00%s\x00", strings.TrimPrefix(ext, "."), dir, strings.TrimSuffix(file, ext))
+		for _, v := range []any{
+			crc32.ChecksumIEEE(content[name]), uint16(0), uint16(vpkThis), uint32(data.Len()), uint32(len(content[name])), uint16(vpkTerminator),
+		} {
+			_ = binary.Write(&tree, binary.LittleEndian, v)
+		}
+		tree.WriteString("\x00\x00")
+		data.Write(content[name])
+	}
+	tree.WriteByte(0)
+	var out bytes.Buffer
+	for _, v := range []uint32{vpkSignature, 1, uint32(tree.Len())} {
+		_ = binary.Write(&out, binary.LittleEndian, v)
+	}
+	out.Write(tree.Bytes())
+	out.Write(data.Bytes())
+	return out.Bytes()
+}
+
+// Mission is a mission file with the maps of a campaign, as the game reads it.
+func Mission(name string, maps []string) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "\"mission\"\n{\n\t\"Name\"\t\"%s\"\n\t\"modes\"\n\t{\n", name)
+	for _, mode := range []string{"coop", "versus"} {
+		fmt.Fprintf(&b, "\t\t\"%s\"\n\t\t{\n", mode)
+		for n, m := range maps {
+			fmt.Fprintf(&b, "\t\t\t\"%d\"\n\t\t\t{\n\t\t\t\t\"Map\"\t\"%s\"\n\t\t\t\t\"DisplayName\"\t\"%s\"\n\t\t\t}\n", n+1, m, m)
+		}
+		b.WriteString("\t\t}\n")
+	}
+	b.WriteString("\t}\n}\n")
+	return b.String()
+}
+
+// vpk is the file of an item: its add-on's description, its campaign, and bytes up to its size.
+func vpk(id string, i Item) []byte {
+	names := []string{"addoninfo.txt"}
+	content := map[string][]byte{
+		"addoninfo.txt": fmt.Appendf(nil, "\"AddonInfo\"\n{\n\t\"addontitle\"\t%q\n\t\"addonversion\"\t\"%d\"\n}\n", i.Title, i.Updated),
+	}
+	add := func(name string, b []byte) {
+		names = append(names, name)
+		content[name] = b
+	}
+	if i.Campaign != "" {
+		add("missions/"+i.Campaign+".txt", []byte(Mission(i.Campaign, i.Maps)))
+	}
+	for _, m := range i.Maps {
+		add("maps/"+m+".bsp", []byte("VBSP stand-in of "+m+"\n"))
+	}
+	const filler = "materials/filler.vtf"
+	add(filler, nil)
+	if rest := i.Size - int64(len(VPK(names, content))); rest > 0 {
+		content[filler] = made(fmt.Sprint(id, i.Updated), rest)
+	}
+	return VPK(names, content)
+}
