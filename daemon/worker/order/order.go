@@ -42,6 +42,8 @@ type Install struct {
 type Workshop struct {
 	// Items are decimal ids of items and of collections, which may hold others.
 	Items []string
+	// Collections are those that were found within others last time: to ask for all at once saves a request each.
+	Collections []string
 	// Cached are the files that need not be fetched.
 	Cached []File
 	API    string // base URL without a slash at its end
@@ -72,6 +74,8 @@ type Item struct {
 // WorkshopResult is the content of ResultName: every item once, in the order in which they were found.
 type WorkshopResult struct {
 	Items []Item
+	// Collections are the ids of all that is a collection, those that the order has too.
+	Collections []string
 	// Requests and Fetched are how many times the API was asked and how many files were downloaded.
 	Requests, Fetched int
 }
