@@ -23,7 +23,7 @@ type maker struct {
 	once bool
 	// worker prepares where the worker is to work, and says how it is run; the rest of it is filled in. It may have
 	// been called before for the same revision.
-	worker func(ctx context.Context, r store.Revision) (units.Worker, error)
+	worker func(ctx context.Context, r *store.Revision) (units.Worker, error)
 	// note takes what the worker has told at its end into the revision. nil = nothing.
 	note func(r *store.Revision, note string) error
 	// take makes of what the worker left, which is gone with all its processes, the files of the revision, and may count them anew. It
@@ -138,7 +138,7 @@ func (d *Daemon) runMaker(ctx context.Context, j *job, r store.Revision, m maker
 	report := status.Report{Done: true, Files: int64(r.Files), Bytes: int64(r.Bytes)}
 	if r.Sealed == 0 {
 		var err error
-		if report, err = d.runWorker(ctx, j, r, m); err != nil {
+		if report, err = d.runWorker(ctx, j, &r, m); err != nil {
 			return err
 		}
 		r.Files, r.Bytes = uint64(report.Files), uint64(report.Bytes)
@@ -182,7 +182,7 @@ func (d *Daemon) place(staging, final string, r store.Revision) error {
 }
 
 // runWorker runs the worker to its end, or the one that an earlier left4d started.
-func (d *Daemon) runWorker(ctx context.Context, j *job, r store.Revision, m maker) (status.Report, error) {
+func (d *Daemon) runWorker(ctx context.Context, j *job, r *store.Revision, m maker) (status.Report, error) {
 	started := j.stream == nil && m.once
 	if j.resumed && !m.once {
 		s, err := d.Units.State(ctx, j.worker)

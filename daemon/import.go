@@ -48,7 +48,7 @@ func checkStream(f *os.File) error {
 func (d *Daemon) importRevision(ctx context.Context, j *job) error {
 	return d.makeRevision(ctx, j, maker{
 		verb: "import", saying: "unpacking: ", once: true,
-		worker: func(_ context.Context, r store.Revision) (units.Worker, error) { return d.importWorker(j, r) },
+		worker: func(_ context.Context, r *store.Revision) (units.Worker, error) { return d.importWorker(j, *r) },
 		take: func(ctx context.Context, r *store.Revision, _ status.Report) (made, error) {
 			return d.takeImport(ctx, j, r)
 		},

@@ -113,7 +113,7 @@ func (d *Daemon) installGame(ctx context.Context, j *job) error {
 	}
 	return d.makeRevision(ctx, j, maker{
 		verb:   "install",
-		worker: func(ctx context.Context, r store.Revision) (units.Worker, error) { return d.installWorker(ctx, j, r) },
+		worker: func(ctx context.Context, r *store.Revision) (units.Worker, error) { return d.installWorker(ctx, j, r) },
 		note: func(r *store.Revision, note string) error {
 			build, upToDate, err := parseBuild(note)
 			if err == nil && upToDate {
@@ -261,7 +261,7 @@ func (d *Daemon) writeResolver(s Settings) (string, error) {
 	for _, addr := range s.DNS {
 		fmt.Fprintf(&text, "nameserver %s\n", addr)
 	}
-	run, err := unix.Open(d.Layout.Run, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	run, err := unix.Open(d.Layout.Run, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return "", err
 	}
@@ -298,7 +298,7 @@ func (d *Daemon) installPath(element string) string {
 	return filepath.Join(d.Layout.State, "runtime", units.GameMount, element)
 }
 
-func (d *Daemon) installWorker(ctx context.Context, j *job, r store.Revision) (units.Worker, error) {
+func (d *Daemon) installWorker(ctx context.Context, j *job, r *store.Revision) (units.Worker, error) {
 	what := order.Install{Build: d.build(), Validate: j.Parameters.V.Mode == ModeValidate}
 	w, err := d.steamWorker(what)
 	if err != nil {
@@ -312,7 +312,7 @@ func (d *Daemon) installWorker(ctx context.Context, j *job, r store.Revision) (u
 		return w, err
 	}
 	r.Base = base
-	if err := d.Store.SealRevision(r); err != nil { // not sealed, but with its base
+	if err := d.Store.SealRevision(*r); err != nil { // not sealed, but with its base
 		return w, err
 	}
 	w.Dir = d.installPath("upper")

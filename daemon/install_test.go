@@ -1,0 +1,295 @@
+package daemon
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"left4.me/left4/daemon/store"
+	"left4.me/left4/daemon/worker/order"
+	"left4.me/left4/daemon/worker/status"
+	"left4.me/left4/units"
+)
+
+// steam is a world whose workers install what Steam has.
+type steam struct {
+	*world
+	build   int
+	files   map[string]string // that the build has and the last one has not
+	orders  []order.Install
+	failure string // the worker's, after it has written the files
+}
+
+func newSteam(t *testing.T, w *world) *steam {
+	s := &steam{world: w, build: 100}
+	w.write("etc/left4d.conf", "[Game]\nSteamCMD=/bin/true\n")
+	s.open()
+	return s
+}
+
+func (s *steam) open() {
+	s.SettingsPath = filepath.Join(s.root, "etc/left4d.conf")
+	s.units.Work = s.work
+}
+
+func (w *world) write(name, text string) {
+	w.t.Helper()
+	w.mkdir(filepath.Dir(name))
+	if err := os.WriteFile(filepath.Join(w.root, name), []byte(text), 0o644); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (s *steam) work(w units.Worker) units.State {
+	var o order.Install
+	if err := order.Read(bytes.NewReader(w.Order), &o); err != nil {
+		s.t.Error(err)
+	}
+	s.orders = append(s.orders, o)
+	note := fmt.Sprintf("build %d", s.build)
+	switch {
+	case o.Check:
+	case o.Build == fmt.Sprint(s.build) && !o.Validate:
+		note += " up to date"
+	default:
+		// What is written to merged lands in upper, but there is no overlayfs here.
+		if merged := filepath.Base(w.Dir) == "merged"; merged != slices.Equal(w.Needs, []string{"left4-overlay@_game.service"}) {
+			s.t.Errorf("it works in %s and needs %q", w.Dir, w.Needs)
+		}
+		s.mkdir("state/runtime/_game/upper")
+		for name, text := range s.files {
+			s.write("state/runtime/_game/upper/"+name, text)
+		}
+		s.write("state/runtime/_game/upper/steamapps/appmanifest_222860.acf", fmt.Sprint(len(s.orders)))
+	}
+	if s.failure != "" {
+		return units.State{Active: "failed", StatusText: status.Error(s.failure)}
+	}
+	return units.State{Active: "active", Sub: "exited", StatusText: status.Done(int64(len(s.files)), 7, note)}
+}
+
+// install runs a job to its end.
+func (s *steam) install(mode, result string) Job {
+	s.t.Helper()
+	j, err := s.InstallGame(mode, Request{})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	j = s.events.wait(s.t, j.ID)
+	if j.State != result {
+		s.t.Fatalf("%s ended %s, %q, %q", mode, j.State, j.Status, j.Cause)
+	}
+	return j
+}
+
+// lower is what the next start of a new instance mounts.
+func (s *steam) lower() []string {
+	s.t.Helper()
+	r, err := s.render(store.Instance{Name: "x", Port: 27015, Restart: "always", RconPassword: "x"})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return r.plan.Lower
+}
+
+func (s *steam) update(files map[string]string) {
+	s.t.Helper()
+	s.build++
+	s.files = files
+	s.install(ModeUpdate, JobDone)
+}
+
+func TestTheGameIsInstalledFromNothing(t *testing.T) {
+	w := &world{t: t, root: t.TempDir()}
+	for _, dir := range []string{"state/game", "state/overlays", "state/instances", "state/runtime", "run/stale", "run/mounted", "etc"} {
+		w.mkdir(dir)
+	}
+	w.open()
+	if _, err := w.InstallGame("", Request{}); AsCode(err) != NotInstalled || !strings.Contains(err.Error(), "/opt/steamcmd/steamcmd.sh") {
+		t.Errorf("without SteamCMD: %v", err)
+	}
+	s := newSteam(t, w)
+	if _, err := w.InstallGame(ModeUpdate, Request{}); AsCode(err) != NotInstalled {
+		t.Errorf("an update of nothing: %v", err)
+	}
+	if _, err := w.InstallGame("reinstall", Request{}); AsCode(err) != InvalidArgument {
+		t.Errorf("a mode that is none: %v", err)
+	}
+	if j := s.install(ModeCheck, JobDone); j.Status != "build 100 is available, the game is not installed" || w.GameRevision() != 0 {
+		t.Errorf("%q, revision %d", j.Status, w.GameRevision())
+	}
+	s.files = map[string]string{"srcds_run": "1", "left4dead2/a": "1"}
+	s.install("", JobDone)
+	now, available, all := w.Game()
+	if now.ID != 1 || now.Base != 0 || now.Info.V.Build != "100" || available != "100" || now.Files != 2 || now.Bytes != 7 || len(all) != 1 {
+		t.Errorf("%+v, %s, %d revisions", now, available, len(all))
+	}
+	if got := s.lower(); !slices.Equal(got, []string{"game/1"}) || !w.exists("state/game/1/left4dead2/a") || w.exists("state/runtime/_game") {
+		t.Errorf("%q", got)
+	}
+	w.again()
+	s.open()
+	if j := s.install(ModeInstall, JobDone); j.Status != "build 100 is the newest one, and installed" || w.GameRevision() != 1 {
+		t.Errorf("%q, revision %d", j.Status, w.GameRevision())
+	}
+}
+
+func TestAnUpdateHoldsWhatHasChanged(t *testing.T) {
+	s := newSteam(t, newWorld(t))
+	s.create("a", Changes{})
+	s.do(s.StartInstance, "a", JobDone)
+	s.files = map[string]string{"left4dead2/b": "2"}
+	s.install(ModeUpdate, JobDone) // of a game that was imported, so nobody knows its build
+	now, _, _ := s.Game()
+	if now.ID != 2 || now.Base != 1 || now.Files != 2 {
+		t.Errorf("%+v", now)
+	}
+	if got := s.lower(); !slices.Equal(got, []string{"game/2", "game/1"}) {
+		t.Errorf("the next start mounts %q", got)
+	}
+	if in, _ := s.Instance("a"); in.PendingCause == "" || in.State != Running {
+		t.Errorf("the server that runs: %+v", in)
+	}
+	if s.exists("state/game/1/left4dead2/b") || s.exists("state/runtime/_game") || s.exists("state/instances/_game") {
+		t.Error("something is where it should not be")
+	}
+	// Its base stays as long as it does, whatever is kept.
+	s.update(map[string]string{"left4dead2/c": "3"})
+	s.update(map[string]string{"left4dead2/c": "4"})
+	s.collectSoon()
+	if got := s.lower(); !slices.Equal(got, []string{"game/4", "game/3", "game/2", "game/1"}) || !s.exists("state/game/1") {
+		t.Errorf("the next start mounts %q", got)
+	}
+	if err := s.SetGameRevision(3); err != nil || !slices.Equal(s.lower(), []string{"game/3", "game/2", "game/1"}) {
+		t.Errorf("after a rollback: %v, %q", err, s.lower())
+	}
+	// What was installed before can be known without the database, too.
+	if s.notedBase(3) != 2 || s.notedBase(1) != 0 {
+		t.Errorf("bases %d, %d", s.notedBase(3), s.notedBase(1))
+	}
+}
+
+func TestNothingNewMakesNoRevision(t *testing.T) {
+	s := newSteam(t, newWorld(t))
+	s.files = map[string]string{"left4dead2/b": "2"}
+	s.install(ModeInstall, JobDone)
+	if j := s.install(ModeUpdate, JobDone); j.Status != "build 100 is the newest one, and installed" {
+		t.Errorf("%q", j.Status)
+	}
+	s.files = nil
+	if j := s.install(ModeValidate, JobDone); j.Status != "build 100 is installed, and nothing had to be changed" {
+		t.Errorf("%q", j.Status)
+	}
+	if last := s.orders[len(s.orders)-1]; !last.Validate || last.Build != "100" {
+		t.Errorf("%+v", last)
+	}
+	if s.GameRevision() != 2 || s.exists("state/game/.import-4") {
+		t.Errorf("revision %d", s.GameRevision())
+	}
+	s.files = map[string]string{"left4dead2/b": "mended"}
+	s.install(ModeValidate, JobDone)
+	if got := s.lower(); len(got) != 3 {
+		t.Errorf("after a mend: %q", got)
+	}
+}
+
+func TestManyUpdatesAreJoined(t *testing.T) {
+	s := newSteam(t, newWorld(t))
+	var joined units.Squashing
+	s.units.Join = func(q units.Squashing) {
+		joined = q
+		s.write("state/"+q.Into+"/all", "1")
+	}
+	for len(s.lower()) < maxGameLayers {
+		s.update(map[string]string{"left4dead2/n": fmt.Sprint(s.build)})
+	}
+	if joined.Into != "" {
+		t.Fatalf("%q were joined", joined.Lower)
+	}
+	layers := s.lower()
+	s.update(map[string]string{"left4dead2/n": "last"})
+	now, _, _ := s.Game()
+	if now.Base != 0 || !s.exists(fmt.Sprintf("state/game/%d/all", now.ID)) || len(s.lower()) != 1 {
+		t.Errorf("%+v, %q", now, s.lower())
+	}
+	if want := append([]string{fmt.Sprintf("game/.import-%d", now.ID)}, layers...); !slices.Equal(joined.Lower, want) {
+		t.Errorf("joined %q, want %q", joined.Lower, want)
+	}
+}
+
+func TestWhatAFailedInstallationHasDownloadedIsKept(t *testing.T) {
+	s := newSteam(t, newWorld(t))
+	s.files = map[string]string{"left4dead2/b": "2"}
+	s.failure = "SteamCMD failed: no connection"
+	if j := s.install(ModeInstall, JobFailed); j.Cause != "cannot install the game: SteamCMD failed: no connection" {
+		t.Errorf("%q", j.Cause)
+	}
+	if !s.exists("state/runtime/_game/upper/left4dead2/b") || s.GameRevision() != 1 {
+		t.Error("it is gone")
+	}
+	s.failure, s.files = "", map[string]string{"left4dead2/c": "3"}
+	s.install(ModeInstall, JobDone)
+	if n := s.GameRevision(); !s.exists(fmt.Sprintf("state/game/%d/left4dead2/b", n)) {
+		t.Error("it was not used")
+	}
+	// But not over another game.
+	s.build++
+	s.failure = "no"
+	s.install(ModeUpdate, JobFailed)
+	if err := s.SetGameRevision(1); err != nil {
+		t.Fatal(err)
+	}
+	s.failure, s.files = "", map[string]string{"left4dead2/d": "3"}
+	s.install(ModeUpdate, JobDone)
+	if n := s.GameRevision(); s.exists(fmt.Sprintf("state/game/%d/left4dead2/c", n)) || !slices.Equal(s.lower(), []string{fmt.Sprintf("game/%d", n), "game/1"}) {
+		t.Errorf("%q", s.lower())
+	}
+}
+
+// A left4d that ends while an installation does any of these: the next one has the revision, once.
+func TestAnInstallationOutlivesLeft4d(t *testing.T) {
+	const unit = "left4-build-1.service"
+	for name, at := range map[string]string{
+		"the worker works": "worker " + unit, "the worker is stopped": "stop " + unit, "its mount goes": "stop left4-overlay@_game.service",
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSteam(t, newWorld(t))
+			s.files = map[string]string{"left4dead2/b": "2"}
+			hold := make(chan struct{})
+			if at == "worker "+unit {
+				s.units.Work = nil
+			} else {
+				s.units.Work = func(w units.Worker) units.State {
+					s.units.Hold[at] = hold // the first ones are of the preparation
+					return s.work(w)
+				}
+			}
+			j, err := s.InstallGame("", Request{})
+			if err != nil || units.BuildUnit(j.ID) != unit {
+				t.Fatal(j.ID, err)
+			}
+			for _, call := range []string{"worker " + unit, at} {
+				s.units.Wait(t, call)
+			}
+			s.Close()
+			s.Store.Close()
+			close(hold)
+			s.world.open()
+			s.open()
+			if at == "worker "+unit {
+				s.units.Set(unit, s.work(units.Worker{Order: []byte("{}"), Dir: "x/merged", Needs: []string{"left4-overlay@_game.service"}}))
+			}
+			if got := s.events.wait(t, j.ID); got.State != JobDone {
+				t.Fatalf("%+v", got)
+			}
+			if now, _, all := s.Game(); len(all) != 2 || now.Base != 1 || now.Info.V.Build != "100" ||
+				!s.exists("state/game/2/left4dead2/b") || s.exists("state/runtime/_game") {
+				t.Errorf("%+v", all)
+			}
+		})
+	}
+}
