@@ -460,6 +460,51 @@ func TestLayersAsTheKernelSeesThem(t *testing.T) {
 	}
 }
 
+// One layer of many is what the kernel makes of them, and shares their files.
+func TestSquashAsTheKernelSeesIt(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	needTrusted(t)
+	for seed := range uint64(60) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			dir := diskDir(t)
+			t.Cleanup(func() { unmountBelow(t, dir) })
+			o := newOverlay(t, dir, rand.New(rand.NewPCG(seed, 5)))
+			for _, layer := range o.dirs {
+				for _, name := range o.paths { // none may be there, and then it is refused
+					if kind, _ := seen(t, layer+"/"+name); kind == kindOther {
+						must(t, os.Remove(layer+"/"+name))
+					}
+				}
+			}
+			mkdir(t, dir+"/whole")
+			must(t, squashLayers(t.Context(), o.layers, openTestDir(t, dir+"/whole"), nil))
+			for _, name := range o.paths {
+				kind, text := seen(t, o.merged+"/"+name)
+				got, gotText := seen(t, dir+"/whole/"+name)
+				if kind == kindOther {
+					kind, text = got, gotText // the kernel remembers a FIFO that was removed below it
+				}
+				if kind != got || text != gotText {
+					t.Errorf("%s: %s %q, but overlayfs has %q %q", name, got, gotText, kind, text)
+				}
+				for i := range o.layers {
+					mark := fmt.Sprintf("%s/m%d", name, i)
+					kind, _ := seen(t, o.merged+"/"+mark)
+					if got, _ := seen(t, dir+"/whole/"+mark); got != kind {
+						t.Errorf("%s: %q, but overlayfs has %q", mark, got, kind)
+					}
+				}
+				var st unix.Stat_t
+				if got == kindFile && (unix.Lstat(dir+"/whole/"+name, &st) != nil || st.Nlink < 2) {
+					t.Errorf("%s was copied", name)
+				}
+			}
+		})
+	}
+}
+
 // oracle is an overlay that the kernel has mounted, and one of its lower layers only.
 type oracle struct {
 	dirs          []string // upper first

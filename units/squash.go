@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/godbus/dbus/v5"
@@ -74,15 +75,21 @@ func (l Layout) squash(ctx context.Context, q Squashing, note func(files, bytes 
 	if err != nil {
 		return err
 	}
-	for i := len(q.Lower) - 1; i >= 0; i-- {
-		from, err := fds.keep(openLower(state, q.Lower[i]))
-		if err != nil {
+	layers := make([]int, len(q.Lower))
+	for i, lower := range q.Lower {
+		if layers[i], err = fds.keep(openLower(state, lower)); err != nil {
 			return err
 		}
-		w := applier{linker: linker{counter: counter{ctx: ctx, note: note}}}
-		w.put = w.apply
-		if err := w.make(from, into, nil, &w); err != nil {
-			return fmt.Errorf("%s: %w", q.Lower[i], err)
+	}
+	return squashLayers(ctx, layers, into, note)
+}
+
+// squashLayers makes in an empty directory what overlayfs makes of layers, the highest first.
+func squashLayers(ctx context.Context, layers []int, into int, note func(files, bytes uint64)) error {
+	for _, layer := range slices.Backward(layers) {
+		w := applier{linker{counter: counter{ctx: ctx, note: note}}}
+		if err := w.make(layer, into, nil, &w); err != nil {
+			return err
 		}
 	}
 	return unix.Syncfs(into)
@@ -91,18 +98,30 @@ func (l Layout) squash(ctx context.Context, q Squashing, note func(files, bytes 
 // applier is the visitor that puts a layer over a tree.
 type applier struct{ linker }
 
-// apply takes what a layer has that is no directory into the tree.
-func (w *applier) apply(from, to int, name string, st unix.Stat_t) error {
-	if err := RemoveTree(to, name); err != nil {
-		return err
+func (w *applier) list(s *step) error {
+	if len(w.d.steps) == 1 && !s.again {
+		// The top cannot be opaque, but it can be marked.
+		top, _, err := openLayerDir(s.at[0].fd, ".")
+		if err != nil {
+			return fileError("", err)
+		}
+		unix.Close(top.fd)
+		s.at[0].marked = top.marked
 	}
-	if kindOf(st) == kindWhiteout {
-		return nil
-	}
-	if err := room(to); err != nil {
-		return err
-	}
-	return w.link(from, to, name, st)
+	return w.each(s, func(name string, st unix.Stat_t) error {
+		n, err := lookAt(s.at[0], name)
+		if err != nil {
+			return err
+		}
+		if err := RemoveTree(s.at[1].fd, name); err != nil || n.kind == kindWhiteout {
+			return err
+		}
+		if err := room(s.at[1].fd); err != nil {
+			return err
+		}
+		w.count(st)
+		return w.link(s.at[0].fd, s.at[1].fd, name, st)
+	})
 }
 
 func (w *applier) visit(s *step, name string) ([]branch, error) {
@@ -110,6 +129,7 @@ func (w *applier) visit(s *step, name string) ([]branch, error) {
 	if err != nil {
 		return nil, fileError(w.d.path(name), err)
 	}
+	from.root = s.at[0].root
 	to, err := applyDir(from.fd, s.at[1].fd, name, kind == kindOpaque)
 	if err != nil {
 		unix.Close(from.fd)
