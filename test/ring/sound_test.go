@@ -426,7 +426,7 @@ var limitFile = regexp.MustCompile(`^50-(MemoryMax|MemoryHigh|TasksMax|CPUQuota|
 
 // inState are the names below /var/lib/left4, and those below each instance's directories.
 var (
-	inState    = regexp.MustCompile(`^(game|instances|overlays|runtime|left4\.db(-shm|-wal|\.backup|\.backup\.part(-journal)?|\.damaged-.*)?)$`)
+	inState    = regexp.MustCompile(`^(game|instances|overlays|runtime|steam|workshop|left4\.db(-shm|-wal|\.backup|\.backup\.part(-journal)?|\.damaged-.*)?)$`)
 	inInstance = map[string]*regexp.Regexp{
 		"/var/lib/left4/instances": regexp.MustCompile(`^(plan\.json|definition\.json|cfg)$`),
 		"/var/lib/left4/runtime":   regexp.MustCompile(`^(upper|work|merged|staged|cloned)$`),
@@ -455,6 +455,9 @@ func (m *Machine) disk() (diskState, error) {
 	for _, dir := range []string{"/var/lib/left4/instances", "/var/lib/left4/runtime", "/run/left4/mounted", "/run/left4/stale", "/run/left4/exits", "/run/left4/limits"} {
 		for _, name := range list(dir) {
 			path := dir + "/" + name
+			if name == "_game" && (dir == "/var/lib/left4/instances" || dir == "/var/lib/left4/runtime") {
+				continue // what an installation of the game that failed leaves for the next one
+			}
 			if !instanceID.MatchString(name) {
 				d.odd = append(d.odd, path)
 				continue
