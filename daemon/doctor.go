@@ -73,6 +73,7 @@ func init() {
 		{kind: "wrong-slice", find: (*Daemon).findWrongSlices},
 		{kind: "missing-controller", find: (*Daemon).findMissingControllers},
 		{kind: "script-network", slow: true, find: (*Daemon).findScriptNetwork},
+		{kind: "missing-rule", find: (*Daemon).findMissingRule},
 		{kind: "old-systemd", find: (*Daemon).findOldSystemd},
 		{kind: "other-version", slow: true, find: (*Daemon).findOtherVersions},
 		{kind: "masked-unit", find: (*Daemon).findMasked},

@@ -113,9 +113,11 @@ func newWorld(t *testing.T) *world {
 	for _, dir := range []string{"state/game", "state/overlays", "state/instances", "state/runtime", "run/stale", "run/mounted", "etc"} {
 		w.mkdir(dir)
 	}
-	w.mkdir("machine/sys/fs/cgroup")
-	if err := os.WriteFile(filepath.Join(w.root, "machine/sys/fs/cgroup/cgroup.controllers"), []byte("cpuset cpu io memory hugetlb pids\n"), 0o644); err != nil {
-		t.Fatal(err)
+	for name, text := range map[string]string{"/sys/fs/cgroup/cgroup.controllers": "cpuset cpu io memory hugetlb pids\n", rule: ""} {
+		w.mkdir("machine" + filepath.Dir(name))
+		if err := os.WriteFile(filepath.Join(w.root, "machine", name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
 	}
 	w.open()
 	w.publishGame()

@@ -98,8 +98,8 @@ func (d *Daemon) packages() string {
 	return ""
 }
 
-// again is the command that installs left4 anew.
-func (d *Daemon) again() string {
+// Reinstall is the command that installs left4 anew.
+func (d *Daemon) Reinstall() string {
 	switch d.packages() {
 	case apt:
 		return "apt install --reinstall left4"
@@ -400,7 +400,7 @@ func (d *Daemon) findWrongSlices(e *examination) error {
 		case "masked":
 			e.add(s.Name, SeverityError, "", "%s is masked, so nothing in it can start; systemctl unmask %s", s.Name, s.Name)
 		default:
-			e.add(s.Name, SeverityError, "", "systemd cannot load %s (%s), so nothing in it can start; %s brings its file back", s.Name, s.LoadState, d.again())
+			e.add(s.Name, SeverityError, "", "systemd cannot load %s (%s), so nothing in it can start; %s brings its file back", s.Name, s.LoadState, d.Reinstall())
 		}
 	}
 	game, build := weights[units.GameSlice], weights[units.BuildSlice]
@@ -446,6 +446,18 @@ func (d *Daemon) findMissingControllers(e *examination) error {
 	return nil
 }
 
+// rule is the shipped one. Where it stands is left4's package's to say; an administrator's own stand elsewhere.
+const rule = "/usr/share/polkit-1/rules.d/60-me.left4.rules"
+
+func (d *Daemon) findMissingRule(e *examination) error {
+	_, err := os.Stat(d.system(rule))
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	e.add(path.Base(rule), SeverityWarning, "", "%s is missing, so left4-operators and owners are asked for a password like everybody else; %s brings it back", rule, d.Reinstall())
+	return nil
+}
+
 // oldestSystemd is the first version that has all directives which the units have.
 const oldestSystemd = 252
 
@@ -473,7 +485,7 @@ func (d *Daemon) findOtherVersions(e *examination) error {
 	}
 	for _, program := range []struct{ name, version string }{{"left4-overlay", a.Version}, {"left4-worker", a.Worker}} {
 		if program.version != d.Version {
-			e.add(program.name, SeverityWarning, "", "%s is at version %s and left4d at %s; %s makes them one", program.name, program.version, d.Version, d.again())
+			e.add(program.name, SeverityWarning, "", "%s is at version %s and left4d at %s; %s makes them one", program.name, program.version, d.Version, d.Reinstall())
 		}
 	}
 	return nil

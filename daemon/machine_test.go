@@ -313,6 +313,8 @@ func TestProblemsOfTheMachine(t *testing.T) {
 			w.units.Machine.Container = true
 			w.write("machine/sys/fs/cgroup/cgroup.controllers", []byte("\n"))
 		}, "the host of this container"},
+		"no rule": {"missing-rule", "60-me.left4.rules", SeverityWarning, func(w *world) { os.Remove(filepath.Join(w.root, "machine", rule)) },
+			"an installation of the package left4 brings it back"},
 		"an old systemd":   {"old-systemd", "", SeverityError, func(w *world) { w.units.Machine.Version = "247.3-7+deb11u5" }, "systemd is at version 247.3-7+deb11u5"},
 		"the oldest":       {"old-systemd", "", "", func(w *world) { w.units.Machine.Version = "252" }, ""},
 		"a systemd of git": {"old-systemd", "", "", func(w *world) { w.units.Machine.Version = "v258~rc1" }, ""},
