@@ -3,71 +3,34 @@ package daemon
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
+	"left4.me/left4/daemon/daemontest"
 	"left4.me/left4/daemon/store"
 	"left4.me/left4/units"
 )
-
-// elf32 is a program, or a library where interpreter is "".
-func elf32(interpreter string, needed ...string) []byte {
-	le := binary.LittleEndian
-	const address = 0x1000 // of the file in memory
-	names, dynamic := []byte{0}, []byte{}
-	for _, name := range needed {
-		dynamic = le.AppendUint32(le.AppendUint32(dynamic, 1), uint32(len(names)))
-		names = append(append(names, name...), 0)
-	}
-	const headers = 52 + 3*32
-	dynamic = le.AppendUint32(le.AppendUint32(dynamic, 5), uint32(address+headers+len(dynamic)+16))
-	dynamic = append(dynamic, make([]byte, 8)...)
-	body := slices.Concat(dynamic, names, []byte(interpreter), []byte{0})
-
-	file := append([]byte{0x7f, 'E', 'L', 'F', 1, 1, 1}, make([]byte, 45)...)
-	le.PutUint32(file[28:], 52)
-	le.PutUint16(file[42:], 32)
-	le.PutUint16(file[44:], 3)
-	segment := func(kind, offset, size int) {
-		ph := make([]byte, 32)
-		le.PutUint32(ph, uint32(kind))
-		le.PutUint32(ph[4:], uint32(offset))
-		le.PutUint32(ph[8:], uint32(address+offset))
-		le.PutUint32(ph[16:], uint32(size))
-		file = append(file, ph...)
-	}
-	segment(1, 0, headers+len(body))
-	segment(2, headers, len(dynamic))
-	if interpreter != "" {
-		segment(3, headers+len(dynamic)+len(names), len(interpreter)+1)
-	} else {
-		segment(0, 0, 0)
-	}
-	return append(file, body...)
-}
 
 func TestProgramsAreRead(t *testing.T) {
 	for _, c := range []struct {
 		file []byte
 		want string
 	}{
-		{elf32("/lib/ld-linux.so.2", "libc.so.6", "libstdc++.so.6"), "{/lib/ld-linux.so.2 [libc.so.6 libstdc++.so.6]}"},
-		{elf32(""), "{ []}"},
-		{elf32("/lib/ld.so\n", "a\x1bb", "ok"), "{ [ok]}"}, // names that are none
+		{daemontest.Program32("/lib/ld-linux.so.2", "libc.so.6", "libstdc++.so.6"), "{/lib/ld-linux.so.2 [libc.so.6 libstdc++.so.6]}"},
+		{daemontest.Program32(""), "{ []}"},
+		{daemontest.Program32("/lib/ld.so\n", "a\x1bb", "ok"), "{ [ok]}"}, // names that are none
 	} {
 		p, err := readProgram(bytes.NewReader(c.file))
 		if got := fmt.Sprint(p); err != nil || got != c.want {
 			t.Errorf("%s, %v; want %s", got, err, c.want)
 		}
 	}
-	whole := elf32("/lib/ld-linux.so.2", "libc.so.6")
+	whole := daemontest.Program32("/lib/ld-linux.so.2", "libc.so.6")
 	for n := range len(whole) - len("/lib/ld-linux.so.2") - 1 {
 		if p, err := readProgram(bytes.NewReader(whole[:n])); err == nil {
 			t.Fatalf("of %d bytes of %d, %v is read", n, len(whole), p)
@@ -76,7 +39,7 @@ func TestProgramsAreRead(t *testing.T) {
 }
 
 func FuzzReadProgram(f *testing.F) {
-	f.Add(elf32("/lib/ld-linux.so.2", "libc.so.6"))
+	f.Add(daemontest.Program32("/lib/ld-linux.so.2", "libc.so.6"))
 	f.Fuzz(func(t *testing.T, file []byte) {
 		p, err := readProgram(bytes.NewReader(file))
 		if err == nil && len(p.needed) > maxNeeded*maxHeaders {
@@ -129,29 +92,29 @@ func TestMissingLibraries(t *testing.T) {
 		"nothing there, Fedora":     {release: "ID=\"fedora\"\n", do: func(w *world) {}, want: "; dnf install ld-linux.so.2 libstdc++.so.6 brings it"},
 		"nothing there, openSUSE":   {release: "ID=opensuse-tumbleweed\nID_LIKE=\"opensuse suse\"\n", do: func(w *world) {}, want: "zypper install ld-linux.so.2"},
 		"nothing there, who knows?": {do: func(w *world) {}, want: "libstdc++.so.6; install their 32-bit packages"},
-		"one library": {release: "ID=debian\n", do: func(w *world) { w.write("machine"+loader, elf32("")) },
+		"one library": {release: "ID=debian\n", do: func(w *world) { w.write("machine"+loader, daemontest.Program32("")) },
 			want: "linked with: libstdc++.so.6; "},
 		"all in the usual directory": {do: func(w *world) {
-			w.write("machine"+loader, elf32(""))
-			w.write("machine/usr/lib/i386-linux-gnu/libstdc++.so.6", elf32(""))
+			w.write("machine"+loader, daemontest.Program32(""))
+			w.write("machine/usr/lib/i386-linux-gnu/libstdc++.so.6", daemontest.Program32(""))
 		}},
 		"where only the cache tells": {do: func(w *world) {
-			w.write("machine"+loader, elf32(""))
-			w.write("machine/opt/odd/libstdc++.so.6", elf32(""))
+			w.write("machine"+loader, daemontest.Program32(""))
+			w.write("machine/opt/odd/libstdc++.so.6", daemontest.Program32(""))
 			w.write("machine/etc/ld.so.cache", []byte("glibc-ld.so.cache1.1\x00\x03\x00/opt/odd/libstdc++.so.6\x00/lib/other\x00"))
 		}},
 		"only for 64 bits": {do: func(w *world) {
-			w.write("machine"+loader, elf32(""))
+			w.write("machine"+loader, daemontest.Program32(""))
 			w.write("machine/usr/lib/libstdc++.so.6", []byte("\x7fELF\x02\x01\x01"))
 		}, want: "linked with: libstdc++.so.6; "},
 		"the game brings it": {do: func(w *world) {
-			w.write("machine"+loader, elf32(""))
-			w.write("state/game/1/bin/libstdc++.so.6", elf32(""))
+			w.write("machine"+loader, daemontest.Program32(""))
+			w.write("state/game/1/bin/libstdc++.so.6", daemontest.Program32(""))
 		}},
 		"a library of the game lacks one": {do: func(w *world) {
-			w.write("machine"+loader, elf32(""))
-			w.write("machine/usr/lib/i386-linux-gnu/libstdc++.so.6", elf32(""))
-			w.write("state/game/1/bin/engine_srv.so", elf32("", "libz.so.1", "libstdc++.so.6"))
+			w.write("machine"+loader, daemontest.Program32(""))
+			w.write("machine/usr/lib/i386-linux-gnu/libstdc++.so.6", daemontest.Program32(""))
+			w.write("state/game/1/bin/engine_srv.so", daemontest.Program32("", "libz.so.1", "libstdc++.so.6"))
 		}, want: "linked with: libz.so.1; "},
 		"a game of 64 bits": {do: func(w *world) { w.write("state/game/1/srcds_linux", []byte("\x7fELF\x02\x01\x01")) }},
 		"a game that is no file": {do: func(w *world) {
@@ -161,7 +124,7 @@ func TestMissingLibraries(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
-			w.write("state/game/1/srcds_linux", elf32(loader, "libstdc++.so.6"))
+			w.write("state/game/1/srcds_linux", daemontest.Program32(loader, "libstdc++.so.6"))
 			w.write("machine/etc/os-release", []byte(c.release))
 			c.do(w)
 			if got := w.whatIs("missing-library", "game"); c.want == "" && got != "" || !strings.Contains(got, c.want) {
