@@ -68,6 +68,8 @@ func init() {
 		{kind: "no-overlay", slow: true, find: (*Daemon).findNoOverlay},
 		{kind: "missing-library", find: (*Daemon).findMissingLibraries},
 		{kind: "missing-steamclient", find: (*Daemon).findMissingSteamclient},
+		{kind: "bad-settings", find: (*Daemon).findBadSettings},
+		{kind: "no-installer", find: (*Daemon).findNoInstaller},
 		{kind: "taken-port", slow: true, find: (*Daemon).findTakenPorts},
 		{kind: "shared-port", find: (*Daemon).findSharedPorts},
 		{kind: "wrong-slice", find: (*Daemon).findWrongSlices},

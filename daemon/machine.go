@@ -18,7 +18,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"left4.me/left4/daemon/store"
 	"left4.me/left4/units"
 )
 
@@ -111,20 +110,8 @@ func (d *Daemon) Reinstall() string {
 	return "an installation of the package left4"
 }
 
-// gameLayers are the directories that hold the current game, highest first, relative to the state directory.
-func (d *Daemon) gameLayers() (all []string) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	revisions := d.revisions[store.Game]
-	for id := current(revisions).ID; id != 0 && len(all) <= len(revisions); {
-		all = append(all, layerName(store.Game, id))
-		i := slices.IndexFunc(revisions, func(r store.Revision) bool { return r.ID == id })
-		if id = 0; i >= 0 {
-			id = revisions[i].Base
-		}
-	}
-	return all
-}
+// currentGame are the layers of the game that the next start mounts, none where it is not installed.
+func (d *Daemon) currentGame() ([]string, error) { return d.gameLayers(d.GameRevision()) }
 
 // inGame finds a file of the game in its layers. kind is 0 where there is none. Links on the way are not followed.
 func (d *Daemon) inGame(layers []string, file string) (layer string, kind uint32, target string) {
@@ -197,7 +184,10 @@ var debianPackages = map[string]string{
 }
 
 func (d *Daemon) findMissingLibraries(e *examination) error {
-	layers := d.gameLayers()
+	layers, err := d.currentGame()
+	if err != nil {
+		return err
+	}
 	cache, err := os.ReadFile(d.system("/etc/ld.so.cache"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -313,7 +303,10 @@ func (d *Daemon) installs(libraries []string) string {
 
 // findMissingSteamclient looks where the game does: in its HOME, which is its own directory.
 func (d *Daemon) findMissingSteamclient(e *examination) error {
-	layers := d.gameLayers()
+	layers, err := d.currentGame()
+	if err != nil {
+		return err
+	}
 	if _, kind, _ := d.inGame(layers, "srcds_linux"); kind != unix.S_IFREG {
 		return nil
 	}
@@ -322,6 +315,35 @@ func (d *Daemon) findMissingSteamclient(e *examination) error {
 			e.add(name, SeverityWarning, "", "the game has no %s, without which servers are seen in the local network only; left4ctl game validate makes it", file)
 		}
 	}
+	return nil
+}
+
+func (d *Daemon) findBadSettings(e *examination) error {
+	if _, err := d.settings(); err != nil {
+		e.add(filepath.Base(d.SettingsPath), SeverityWarning, "", "nothing is installed or built: %v; man left4d.conf tells what may stand there", err)
+	}
+	return nil
+}
+
+// findNoInstaller looks for what the settings name, and for anything at all where there is no game.
+func (d *Daemon) findNoInstaller(e *examination) error {
+	s, err := d.settings()
+	if err != nil {
+		return nil // told by itself
+	}
+	for _, named := range []struct{ name, path string }{{"SteamCMD", s.SteamCMD}, {"DepotDownloader", s.DepotDownloader}} {
+		if named.path != "" && firstProgram(named.path, nil) == "" {
+			e.add(named.name, SeverityWarning, "", "%s says %s=%s, and there is no such program", d.SettingsPath, named.name, named.path)
+		}
+	}
+	if _, err := d.installer(); err == nil || d.GameRevision() != 0 || len(e.all) > 0 {
+		return nil
+	}
+	mend := "unpack Valve's archive of it in /opt/steamcmd"
+	if d.packages() == apt {
+		mend = "dpkg --add-architecture i386 && apt update && apt install steamcmd brings it, from non-free"
+	}
+	e.add("SteamCMD", SeverityNotice, "", "the game is not installed, and there is no SteamCMD to install it with; %s, or import a copy: left4ctl game import", mend)
 	return nil
 }
 

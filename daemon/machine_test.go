@@ -209,6 +209,13 @@ func (w *world) whiteout(name string) {
 	}
 }
 
+// settings writes left4d.conf.
+func (w *world) settings(text string) {
+	w.t.Helper()
+	w.write("left4d.conf", []byte(text))
+	w.SettingsPath = filepath.Join(w.root, "left4d.conf")
+}
+
 // arguments defines an instance with a port and launch arguments.
 func (w *world) arguments(name string, port uint16, all ...string) {
 	w.t.Helper()
@@ -259,6 +266,11 @@ func TestProblemsOfTheMachine(t *testing.T) {
 			w.arguments("b", 27050, "+clientport", "x", "+tv_port", "99999")
 			w.arguments("c", 27051, "+clientport", "0", "+tv_port")
 		}, ""},
+		"settings that make no sense": {"bad-settings", "left4d.conf", SeverityWarning, func(w *world) { w.settings("[Game]\nTries=many\n") },
+			"[Game] Tries=many: that is no number from 1 to 100; man left4d.conf"},
+		"a SteamCMD that is not there": {"no-installer", "SteamCMD", SeverityWarning, func(w *world) { w.settings("[Game]\nSteamCMD=/opt/none/steamcmd.sh\n") },
+			"SteamCMD=/opt/none/steamcmd.sh, and there is no such program"},
+		"a game, and nothing to install it with": {"no-installer", "SteamCMD", "", func(w *world) { w.settings("[Game]\n") }, ""},
 		"a masked slice": {"wrong-slice", "left4-game.slice", SeverityError, func(w *world) { w.units.Machine.Slices[0].LoadState = "masked" },
 			"systemctl unmask left4-game.slice"},
 		"no slice": {"wrong-slice", "left4-build.slice", SeverityError, func(w *world) {

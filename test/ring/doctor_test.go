@@ -9,8 +9,13 @@ import (
 
 // What is wrong with a machine is told in one line with the command that mends it, and not told any more when it is mended.
 func TestTheDoctorSeesWhatIsWrongWithTheMachine(t *testing.T) {
-	eachPlay(t, func(t *testing.T, p play) {
+	Each(t, func(t *testing.T, m *Machine) {
 		const game = "/root/game"
+		p := play{m, t}
+		if r := p.Try("left4ctl", "doctor", "no-installer"); r.Code != 0 || !strings.Contains(r.Out, "no-installer/SteamCMD (notice)\n") || !strings.Contains(r.Out, "apt install steamcmd") {
+			t.Errorf("without a game: exit status %d\n%s%s", r.Code, r.Out, r.Err)
+		}
+		p.install()
 		p.ctl("create", "a", "--port", "27040")
 		p.ctl("start", "a")
 		p.ready(27040)
@@ -55,7 +60,7 @@ func TestTheDoctorSeesWhatIsWrongWithTheMachine(t *testing.T) {
 				sh("systemctl set-property --runtime left4-build.slice CPUWeight=2000"), sh("systemctl revert left4-game.slice left4-build.slice")},
 			{"missing-library/game (error)", "/lib/ld-left4.so.2, libleft4.so.1, libstdc++.so.6; dpkg --add-architecture i386",
 				imported("cp /root/program32 srcds_linux"), back},
-			{"missing-steamclient/sdk32 (warning)", "left4ctl game validate makes it", imported("rm .steam/sdk32/steamclient.so; ln -s /root/steamclient.so .steam/sdk32/"), back},
+			{"missing-steamclient/sdk32 (warning)", "left4ctl game validate makes it", imported("rm .steam/sdk32/steamclient.so; ln -s ../../bin/nothing .steam/sdk32/steamclient.so"), back},
 			{"no-overlay//var/lib/left4 (error)", "servers need a file system such as ext4, XFS or Btrfs there",
 				sh(`mkdir /var/lib/over; mount -t tmpfs over /var/lib/over; mkdir /var/lib/over/lower /var/lib/over/upper /var/lib/over/work /var/lib/over/merged
 					mount -t overlay -o lowerdir=/var/lib/over/lower,upperdir=/var/lib/over/upper,workdir=/var/lib/over/work over /var/lib/over/merged
