@@ -41,6 +41,8 @@ type Units interface {
 	Inspect(ctx context.Context, program string, q units.Inspection) (units.Findings, error)
 	Squash(ctx context.Context, program string, q units.Squashing, note func(files, bytes uint64)) error
 	Clone(ctx context.Context, program, from, to string, note func(files, bytes uint64)) error
+	Probe(ctx context.Context, program string, q units.Probe) (units.Probed, error)
+	Host(ctx context.Context) (units.Host, error)
 }
 
 // Events hears of every change, in order, before the call that caused it returns. It is called with the daemon's lock
@@ -79,6 +81,7 @@ type Options struct {
 	PreStart string // the path of left4-overlay, which looks whether the port is free, and into layers, and copies files
 
 	SettingsPath string // of left4d.conf, "" = there is none
+	Root         string // where the files of the system are, "" = /
 }
 
 // Daemon is left4d without its face.

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -38,7 +39,7 @@ const (
 // check looks for one kind of problem. Nothing looks by itself but a left4d that has just started.
 type check struct {
 	kind string
-	// slow tells that it takes a rendering of every instance: it is done for who asks.
+	// slow tells that it takes a rendering of every instance, or a unit of its own: it is done for who asks.
 	slow bool
 	find func(*Daemon, *examination) error
 	// repair mends one that find has found. It removes nothing that anybody could want, and can be done again.
@@ -64,6 +65,19 @@ func init() {
 		{kind: "wrong-owner", find: (*Daemon).findWrongOwners, repair: (*Daemon).ownAgain},
 		{kind: "leftover", find: (*Daemon).findLeftovers, repair: (*Daemon).removeLeftover},
 		{kind: "full-disk", find: (*Daemon).findFullDisks},
+		{kind: "no-overlay", slow: true, find: (*Daemon).findNoOverlay},
+		{kind: "missing-library", find: (*Daemon).findMissingLibraries},
+		{kind: "missing-steamclient", find: (*Daemon).findMissingSteamclient},
+		{kind: "bad-settings", find: (*Daemon).findBadSettings},
+		{kind: "no-installer", find: (*Daemon).findNoInstaller},
+		{kind: "taken-port", slow: true, find: (*Daemon).findTakenPorts},
+		{kind: "shared-port", find: (*Daemon).findSharedPorts},
+		{kind: "wrong-slice", find: (*Daemon).findWrongSlices},
+		{kind: "missing-controller", find: (*Daemon).findMissingControllers},
+		{kind: "script-network", slow: true, find: (*Daemon).findScriptNetwork},
+		{kind: "missing-rule", find: (*Daemon).findMissingRule},
+		{kind: "old-systemd", find: (*Daemon).findOldSystemd},
+		{kind: "other-version", slow: true, find: (*Daemon).findOtherVersions},
 		{kind: "masked-unit", find: (*Daemon).findMasked},
 		{kind: "edited-unit", find: (*Daemon).findEdits},
 	}
@@ -71,10 +85,11 @@ func init() {
 
 // examination is one look for problems.
 type examination struct {
-	ctx  context.Context
-	self *job // the repair that looks, nil = none
-	kind string
-	all  []Problem
+	ctx     context.Context
+	machine *machine
+	self    *job // the repair that looks, nil = none
+	kind    string
+	all     []Problem
 }
 
 func (e *examination) add(name, severity, repair, what string, args ...any) {
@@ -82,8 +97,8 @@ func (e *examination) add(name, severity, repair, what string, args ...any) {
 }
 
 // lookFor has one check done.
-func (d *Daemon) lookFor(ctx context.Context, c check, self *job) []Problem {
-	e := &examination{ctx: ctx, self: self, kind: c.kind}
+func (d *Daemon) lookFor(ctx context.Context, m *machine, c check, self *job) []Problem {
+	e := &examination{ctx: ctx, machine: m, self: self, kind: c.kind}
 	if err := c.find(d, e); err != nil {
 		e.add("", SeverityWarning, "", "cannot look for it: %v", err)
 	}
@@ -93,8 +108,9 @@ func (d *Daemon) lookFor(ctx context.Context, c check, self *job) []Problem {
 // Problems are all that are found now.
 func (d *Daemon) Problems(ctx context.Context) []Problem {
 	var all []Problem
+	m := d.machine(ctx)
 	for _, c := range checks {
-		all = append(all, d.lookFor(ctx, c, nil)...)
+		all = append(all, d.lookFor(ctx, m, c, nil)...)
 	}
 	return all
 }
@@ -102,11 +118,12 @@ func (d *Daemon) Problems(ctx context.Context) []Problem {
 // logProblems tells the log what is wrong when left4d starts.
 func (d *Daemon) logProblems() {
 	defer d.running.Done()
+	m := d.machine(d.ctx)
 	for _, c := range checks {
 		if c.slow {
 			continue
 		}
-		for _, p := range d.lookFor(d.ctx, c, nil) {
+		for _, p := range d.lookFor(d.ctx, m, c, nil) {
 			tell := d.Log.Warn
 			if p.Severity == SeverityError {
 				tell = d.Log.Error
@@ -153,7 +170,7 @@ func (d *Daemon) repair(ctx context.Context, j *job) error {
 		if c.repair == nil || !wanted("") && !slices.ContainsFunc(which, func(p string) bool { return strings.HasPrefix(p, c.kind+"/") }) {
 			continue
 		}
-		for _, p := range d.lookFor(ctx, c, j) {
+		for _, p := range d.lookFor(ctx, d.machine(ctx), c, j) {
 			name := p.Kind + "/" + p.Name
 			if p.Repair == "" || !wanted(name) {
 				continue
@@ -409,8 +426,8 @@ func (d *Daemon) findOrphanedInstances(e *examination) error {
 	return nil
 }
 
-func sortedKeys[V any](m map[string]V) []string {
-	all := make([]string, 0, len(m))
+func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K {
+	all := make([]K, 0, len(m))
 	for key := range m {
 		all = append(all, key)
 	}
@@ -652,6 +669,8 @@ func (d *Daemon) removeLeftover(_ context.Context, j *job, name string) error {
 const (
 	lowBytes  = 512 << 20
 	lowInodes = 10_000
+	// gameBytes are what the first installation takes, of 9.3 to 9.7 GB.
+	gameBytes = 10_000_000_000
 )
 
 func (d *Daemon) findFullDisks(e *examination) error {
@@ -664,9 +683,11 @@ func (d *Daemon) findFullDisks(e *examination) error {
 		case st.Flags&unix.ST_RDONLY != 0:
 			e.add(dir, SeverityError, "", "%s cannot be written to", dir)
 		case free < lowBytes:
-			e.add(dir, SeverityWarning, "", "only %d MiB are free in %s", free>>20, dir)
+			e.add(dir, SeverityWarning, "", "only %d MiB are free in %s; du -xhd2 %s tells what takes it", free>>20, dir, dir)
 		case st.Files > 0 && st.Ffree < lowInodes:
-			e.add(dir, SeverityWarning, "", "only %d more files can be made in %s", st.Ffree, dir)
+			e.add(dir, SeverityWarning, "", "only %d more files can be made in %s; du --inodes -xd2 %s tells where they are", st.Ffree, dir, dir)
+		case dir == d.Layout.State && free < gameBytes && d.GameRevision() == 0:
+			e.add(dir, SeverityWarning, "", "only %d MB are free in %s, and the game takes %d", free/1_000_000, dir, gameBytes/1_000_000)
 		}
 	}
 	return nil

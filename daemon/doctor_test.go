@@ -165,7 +165,9 @@ func TestWithoutADatabaseAllIsBroughtBack(t *testing.T) {
 		t.Error("something on disk has changed")
 	}
 	for _, call := range w.units.Calls()[calls:] {
-		t.Errorf("systemd was asked to %s", call)
+		if call != "probe " { // a question
+			t.Errorf("systemd was asked to %s", call)
+		}
 	}
 	w.repairAll(JobSkipped)
 	w.do(w.RestartInstance, "a", JobDone)

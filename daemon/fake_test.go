@@ -113,6 +113,12 @@ func newWorld(t *testing.T) *world {
 	for _, dir := range []string{"state/game", "state/overlays", "state/instances", "state/runtime", "run/stale", "run/mounted", "etc"} {
 		w.mkdir(dir)
 	}
+	for name, text := range map[string]string{"/sys/fs/cgroup/cgroup.controllers": "cpuset cpu io memory hugetlb pids\n", rule: ""} {
+		w.mkdir("machine" + filepath.Dir(name))
+		if err := os.WriteFile(filepath.Join(w.root, "machine", name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
 	w.open()
 	w.publishGame()
 	w.again()
@@ -133,7 +139,7 @@ func (w *world) open() {
 	d, err := New(Options{
 		Store: s, Units: w.units, Config: units.Config{Dir: filepath.Join(w.root, "etc"), RunDir: filepath.Join(w.root, "run")},
 		Layout: units.Layout{State: filepath.Join(w.root, "state"), Run: filepath.Join(w.root, "run"), User: LoginName(uint32(os.Getuid()))},
-		Events: w.events, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), PreStart: "/check",
+		Events: w.events, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), PreStart: "/check", Root: filepath.Join(w.root, "machine"),
 	})
 	if err != nil {
 		w.t.Fatal(err)

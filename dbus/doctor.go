@@ -2,6 +2,8 @@ package dbus
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"time"
 
 	"left4.me/left4/daemon"
@@ -29,14 +31,34 @@ func (s *Server) listProblems(c *call) ([]any, error) {
 	if err != nil {
 		return nil, err
 	}
+	return []any{append(all, s.polkitProblems(c)...)}, nil
+}
+
+// polkitProblems asks about every action. polkit says whether it knows one before it looks who asks.
+func (s *Server) polkitProblems(c *call) []daemon.Problem {
 	ctx, cancel := context.WithTimeout(c.ctx, polkitTime)
 	defer cancel()
-	if _, err := s.auth.Check(ctx, polkit.Request{Sender: c.sender, Action: c.method.action, Details: details(c.method.action, thing{}, identity{})}); err != nil && c.ctx.Err() == nil {
-		all = append(all, daemon.Problem{
-			Kind: "no-polkit", Severity: daemon.SeverityWarning, What: "polkit does not answer, so nobody but root may do anything: " + err.Error(),
-		})
+	var unknown []string
+	for _, action := range s.face.actions {
+		_, err := s.auth.Check(ctx, polkit.Request{Sender: c.sender, Action: action, Details: details(action, thing{}, identity{})})
+		switch {
+		case errors.Is(err, polkit.ErrUnknown):
+			unknown = append(unknown, action)
+		case err != nil && c.ctx.Err() == nil:
+			return []daemon.Problem{{
+				Kind: "no-polkit", Severity: daemon.SeverityWarning,
+				What: "polkit does not answer, so nobody but root may do anything: " + err.Error() + "; systemctl start polkit starts it where it is installed",
+			}}
+		}
 	}
-	return []any{all}, nil
+	if len(unknown) == 0 {
+		return nil
+	}
+	return []daemon.Problem{{
+		Kind: "unknown-action", Severity: daemon.SeverityWarning,
+		What: fmt.Sprintf("polkit does not know %d of left4's %d actions, the first is %s, so nobody but root may do these; %s brings their file back",
+			len(unknown), len(s.face.actions), unknown[0], s.daemon.Reinstall()),
+	}}
 }
 
 func (s *Server) repairProblems(c *call) ([]any, error) {

@@ -3,6 +3,7 @@ package dbus
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -61,13 +62,27 @@ func TestProblemsAreListedAndRepaired(t *testing.T) {
 	b.must(names.Root, names.Manager+".GetInstance", "gone")
 
 	// That polkit is away only root can be told, and is.
-	away := &Server{daemon: b.server.daemon, walks: newPlaces(maxWalks), auth: answers(func(context.Context, polkit.Request) (polkit.Answer, error) { return polkit.No, errors.New("gone") })}
+	away := &Server{daemon: b.server.daemon, face: b.server.face, walks: newPlaces(maxWalks), auth: answers(func(context.Context, polkit.Request) (polkit.Answer, error) { return polkit.No, errors.New("gone") })}
 	out, err := away.listProblems(&call{method: b.server.face.methods[names.Manager]["ListProblems"], ctx: t.Context(), args: []any{variants{}}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	list := out[0].([]daemon.Problem)
 	if p := list[len(list)-1]; p.Kind != "no-polkit" || p.Severity != daemon.SeverityWarning || p.Repair != "" || !strings.Contains(p.What, "nobody but root") {
+		t.Errorf("%+v", p)
+	}
+	// Nor can anybody else mend that it knows an action not.
+	away.auth = answers(func(_ context.Context, r polkit.Request) (polkit.Answer, error) {
+		if strings.HasPrefix(r.Action, "me.left4.overlay.") {
+			return polkit.No, fmt.Errorf("cannot ask polkit: %w", polkit.ErrUnknown)
+		}
+		return polkit.No, nil
+	})
+	if out, err = away.listProblems(&call{method: b.server.face.methods[names.Manager]["ListProblems"], ctx: t.Context(), args: []any{variants{}}}); err != nil {
+		t.Fatal(err)
+	}
+	list = out[0].([]daemon.Problem)
+	if p := list[len(list)-1]; p.Kind != "unknown-action" || p.Severity != daemon.SeverityWarning || !strings.Contains(p.What, "the first is me.left4.overlay.") || strings.Contains(p.What, " not know 0 ") {
 		t.Errorf("%+v", p)
 	}
 	if log := b.log.take(); strings.Contains(log, "ListProblems") || !strings.Contains(log, "RepairProblems") {

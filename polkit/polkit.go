@@ -40,6 +40,9 @@ const pause = 250 * time.Millisecond
 // ErrLimit tells that it took longer.
 var ErrLimit = fmt.Errorf("no answer within %v", Limit)
 
+// ErrUnknown tells that polkitd knows no such action: the file that declares it is missing, or is not valid.
+var ErrUnknown = errors.New("polkit does not know the action")
+
 // A Request is what is asked.
 type Request struct {
 	Sender  string            // unique bus name of the caller, such as ":1.42"
@@ -138,6 +141,9 @@ func (a *Authority) ask(ctx context.Context, r Request) (Answer, error) {
 		a.object.Go(authority+".CancelCheckAuthorization", dbus.FlagNoReplyExpected|dbus.FlagNoAutoStart, nil, cancellation)
 		return No, context.Cause(ctx)
 	}
+	if unknown(call.Err) {
+		return No, ErrUnknown
+	}
 	if call.Err != nil {
 		return No, call.Err
 	}
@@ -169,6 +175,12 @@ func read(body []any) (Answer, error) {
 		return Challenge, nil
 	}
 	return No, nil
+}
+
+// unknown tells it by polkitd's words, since the name of the error is that of all its failures.
+func unknown(err error) bool {
+	var e dbus.Error
+	return errors.As(err, &e) && e.Name == service+".Error.Failed" && strings.HasSuffix(e.Error(), " is not registered")
 }
 
 // vanished tells whether err means that polkitd went away before it answered, in the bus's words.

@@ -200,7 +200,9 @@ func (w Worker) properties() []property {
 	if w.Resolver != "" {
 		views = append(views, bindMount{w.Resolver, "/etc/resolv.conf", false, 0})
 	}
-	set("BindReadOnlyPaths", views)
+	if len(views) > 0 { // systemd keeps both in one list, which an empty one empties
+		set("BindReadOnlyPaths", views)
+	}
 	// The bus and the manager's own socket: nothing there is for a worker, and its notifications go elsewhere.
 	// PrivateDevices= leaves /dev/shm to write to.
 	set("InaccessiblePaths", []string{"-/run/dbus", "-/run/systemd/private", "-/dev/shm"})

@@ -2,6 +2,7 @@ package clienttest
 
 import (
 	"archive/tar"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -49,6 +50,7 @@ type Daemon struct {
 	more        bool // lists say that they left some out
 	permissions map[string]string
 	problems    []client.Problem
+	version     string
 	looks       int                                // how often somebody has asked for all objects
 	told        map[dbus.ObjectPath]map[string]any // properties of all objects as they were signalled last
 }
@@ -280,6 +282,13 @@ func (d *Daemon) AddProblem(p client.Problem) {
 	d.problems = append(d.problems, p)
 }
 
+// SetVersion makes it a left4d of another version.
+func (d *Daemon) SetVersion(version string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.version = version
+}
+
 // AddGameRevision adds a revision of the game and makes it the current one.
 func (d *Daemon) AddGameRevision(id uint32) {
 	d.mu.Lock()
@@ -417,7 +426,7 @@ func (d *Daemon) all() map[dbus.ObjectPath]map[string]any {
 }
 
 func (d *Daemon) serviceProperties() map[string]any {
-	return map[string]any{"Version": "1.2.3", "GameRevision": d.game.current, "GameRevisions": slices.Clone(d.game.revisions),
+	return map[string]any{"Version": cmp.Or(d.version, "1.2.3"), "GameRevision": d.game.current, "GameRevisions": slices.Clone(d.game.revisions),
 		"GameBuild": d.game.build, "AvailableGameBuild": d.game.available}
 }
 

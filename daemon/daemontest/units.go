@@ -34,6 +34,9 @@ type Units struct {
 	Stopped func(unit string) units.State
 	// Findings are the answer to every inspection.
 	Findings units.Findings
+	// Probed is the answer to every probe, but for Taken, of which those are that were asked for; Machine tells of the machine.
+	Probed  units.Probed
+	Machine units.Host
 }
 
 // Set changes the state of a unit and tells it.
@@ -191,6 +194,16 @@ func (f *Units) Clone(ctx context.Context, _, from, to string, note func(files, 
 	return nil
 }
 
+func (f *Units) Probe(ctx context.Context, _ string, q units.Probe) (units.Probed, error) {
+	a := f.Probed
+	a.Taken = slices.DeleteFunc(slices.Clone(a.Taken), func(t units.Taken) bool {
+		return !slices.ContainsFunc(q.Ports, func(p units.Address) bool { return p.Port == t.Port })
+	})
+	return a, f.call(ctx, "probe", "")
+}
+
+func (f *Units) Host(context.Context) (units.Host, error) { return f.Machine, nil }
+
 func (f *Units) Count(prefix string) (n int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -226,7 +239,12 @@ func (f *Units) Wait(t *testing.T, prefix string) {
 
 // NewUnits is a systemd with nothing loaded.
 func NewUnits() *Units {
-	return &Units{states: map[string]units.State{}, Fail: map[string]error{}, Hold: map[string]chan struct{}{}}
+	return &Units{
+		states: map[string]units.State{}, Fail: map[string]error{}, Hold: map[string]chan struct{}{},
+		Machine: units.Host{Version: "257.8-1", BPF: true, Slices: []units.Slice{
+			{Name: units.GameSlice, LoadState: "loaded", CPU: 1000, IO: 1000}, {Name: units.BuildSlice, LoadState: "loaded", CPU: 10, IO: 10},
+		}},
+	}
 }
 
 // Release lets go what Hold holds from now on.

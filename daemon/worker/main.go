@@ -32,7 +32,14 @@ import (
 	"left4.me/left4/units"
 )
 
+// version is set by the linker.
+var version = "0"
+
 func main() {
+	if len(os.Args) == 2 && os.Args[1] == "--version" {
+		fmt.Println("left4-worker", version)
+		return
+	}
 	os.Exit(run(os.Args[1:], os.Getenv, os.Stdin, os.Stderr))
 }
 

@@ -31,6 +31,8 @@ const usage = `usage: left4-overlay mount NAME
        left4-overlay squash < QUESTION
        left4-overlay clone FROM TO
        left4-overlay check-port PORT [ADDRESS]
+       left4-overlay probe < QUESTION
+       left4-overlay --version
 
 mount       stage the rendered files of instance NAME and mount its layers
 umount      unmount them, after the server's end if that is near; an error while a process uses them
@@ -39,7 +41,11 @@ inspect     answer a question of left4d about the layers of an instance, as JSON
 squash      make one layer of those that left4d names, as JSON; tells how far it is, as JSON
 clone       copy all that the server of FROM wrote to TO, which has nothing yet; tells left4d how far it is, as JSON
 check-port  exit with 98 if a program has PORT by UDP or TCP on ADDRESS (all of IPv4)
+probe       answer a question of left4d about the machine, as JSON; tries whether an overlay can be mounted
 `
+
+// version is set by the linker.
+var version = "0"
 
 // serverEnd bounds how long umount waits for a server. systemd has a server's files unmounted after its end, but for one whose unit was
 // masked while it ran: with its unit file it loses what orders it before its files, and its TimeoutStopSec= too. PID 1 kills it after
@@ -66,6 +72,10 @@ func (e usageError) Error() string { return string(e) }
 func run(args []string, layout units.Layout, stdout, stderr io.Writer) int {
 	if len(args) == 1 && (args[0] == "-h" || args[0] == "--help") {
 		fmt.Fprint(stdout, usage)
+		return 0
+	}
+	if len(args) == 1 && args[0] == "--version" {
+		fmt.Fprintln(stdout, "left4-overlay", version)
 		return 0
 	}
 	err := command(args, layout, stdout, stderr)
@@ -115,6 +125,14 @@ func command(args []string, layout units.Layout, stdout, stderr io.Writer) error
 		return nil
 	case "clone":
 		return clone(args, layout, stdout)
+	case "probe":
+		if len(args) != 0 {
+			return usageError("probe takes no arguments")
+		}
+		if err := (units.Mounter{Layout: layout}).AnswerProbe(context.Background(), version, os.Stdin, stdout); err != nil {
+			return fmt.Errorf("cannot look at the machine: %w", err)
+		}
+		return nil
 	case "mount", "umount", "plan":
 	default:
 		return usageError(fmt.Sprintf("unknown command %q", verb))

@@ -175,6 +175,7 @@ func TestEveryVerbComesToItsEnd(t *testing.T) {
 			t.Parallel()
 			bus := clienttest.StartBus(t)
 			d := clienttest.StartDaemon(t, bus)
+			d.SetVersion("0.1.0") // ours, or it would be a problem
 			d.AddInstance("a", 27015, nil)
 			d.SetLimits("a", map[string]dbus.Variant{})
 			d.AddOverlay("sm", map[string]string{"f": "text"})

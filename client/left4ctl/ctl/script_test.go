@@ -75,6 +75,7 @@ func TestMain(m *testing.M) {
 //	left4d remove NAME                            delete an instance
 //	left4d permissions [ACTION=ANSWER…]           what GetPermissions answers
 //	left4d problem KIND NAME SEVERITY WHAT [REPAIR]
+//	left4d version VERSION
 //	left4d mark | left4d looked                   wait until somebody watches who did not before the mark
 //	left4d host HOST                              there is another host that ssh reaches, with a left4d of its own
 //	left4d on HOST VERB …                         steer that one
@@ -295,6 +296,8 @@ func steer(ts *testscript.TestScript, neg bool, args []string) {
 	case "problem":
 		args = append(args, "")
 		d.AddProblem(client.Problem{Kind: args[0], Name: args[1], Severity: args[2], What: args[3], Repair: args[4]})
+	case "version":
+		d.SetVersion(args[0])
 	case "mark":
 		ts.Value("marks").(map[*clienttest.Daemon]int)[d] = d.AwaitLooks(0)
 	case "looked":
