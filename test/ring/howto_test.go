@@ -1,7 +1,6 @@
 package ring
 
 import (
-	"fmt"
 	"maps"
 	"os"
 	"path"
@@ -170,7 +169,7 @@ func (p play) afterHowTo(s *Steam, command string) {
 	switch {
 	case isInstall.MatchString(command):
 		// Steam is on loopback; SteamCMD is to be found by itself.
-		p.WriteFile(p.t, "/etc/left4/left4d.conf", fmt.Sprintf("[Game]\nRetrySec=100ms\n[Workshop]\nAPI=%s\n", steam.DefaultAddress), 0o644)
+		p.WriteFile(p.t, "/etc/left4/left4d.conf", strings.Replace(steamSettings, "SteamCMD=", "#", 1), 0o644)
 	case command == "left4ctl maps versus-1":
 		s.Set(p.t, func(w *steam.World) { // for the next section
 			w.Game.Build = "1002"

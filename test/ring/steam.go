@@ -26,6 +26,8 @@ SteamCMD=` + steamCMD + `
 RetrySec=100ms
 [Workshop]
 API=` + steam.DefaultAddress + `
+[Builds]
+AllowPrivateNetworks=yes
 `
 
 // BringSteam puts the stand-in of Steam into a machine that has the stand-in game (Machine.BringGame) in the directory game, starts it
