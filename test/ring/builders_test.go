@@ -13,7 +13,7 @@ import (
 )
 
 // From an empty host to a server that people can play on, by left4ctl alone, at a terminal; and what each step costs.
-func TestAnEmptyHostBecomesAServer(t *testing.T) {
+func TestBuilderFromAnEmptyHost(t *testing.T) {
 	Each(t, func(t *testing.T, m *Machine) {
 		p := play{m, t}
 		p.BringGame(t, "/srv/game")
