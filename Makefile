@@ -6,6 +6,7 @@
 # sudo make vm        tests in emulated machines with Debian's own kernels: limits, the OOM killer, power cuts
 # sudo make fault     crash points, full and failing disks, broken databases, buses and polkits: a table, dist/fault.json
 # sudo make abuse     what hostile users, files and servers can do: a table, dist/abuse.json
+# sudo make builders  the game from a stand-in of Steam, workshop, archives, scripts: a table, dist/builders.json
 # sudo make bench     what takes how long beside what systemd takes: a table, dist/bench.json
 # make tables         the tables that were made last, into docs
 # make lint           formatting, go vet, staticcheck
@@ -24,7 +25,7 @@ export PATH := $(PATH):/usr/local/go/bin
 # A Go older than go.mod, or staticcheck, asks for may fetch that one; Debian's would not, left to itself.
 export GOTOOLCHAIN ?= auto
 
-.PHONY: all deps build package demo test chaos fault abuse bench tables vm lint install clean
+.PHONY: all deps build package demo test chaos fault abuse builders bench tables vm lint install clean
 
 all: build
 
@@ -82,6 +83,12 @@ abuse: package
 		go test -json -count=1 -parallel=1 -timeout=120m ./test/ring -run '^TestAbuse' | go run ./test/tally || failed=$$?; \
 	go run ./test/report/cmd/left4-report dist/abuse.rows dist/abuse.json; exit $$failed
 
+builders: package
+	rm -f dist/builders.rows
+	failed=0; $(RINGS) LEFT4_FULL=1 LEFT4_REPORT=$(CURDIR)/dist/builders.rows \
+		go test -json -count=1 -parallel=1 -timeout=120m ./test/ring -run '^TestBuilder' | go run ./test/tally || failed=$$?; \
+	go run ./test/report/cmd/left4-report dist/builders.rows dist/builders.json; exit $$failed
+
 # A machine that does nothing else shows true figures.
 bench: package
 	rm -rf dist/bench.rows dist/plots
@@ -89,11 +96,12 @@ bench: package
 	LEFT4_REPORT=$(CURDIR)/dist/bench.rows LEFT4_DEB=$(CURDIR)/$(DEB) go run ./test/bench -svg dist/plots
 	go run ./test/report/cmd/left4-report dist/bench.rows dist/bench.json
 
-# docs/RELIABILITY.md and docs/PERFORMANCE.md hold the tables and plots that were made last.
+# docs/RELIABILITY.md, docs/BUILDERS.md and docs/PERFORMANCE.md hold the tables and plots that were made last.
 tables:
 	for table in fault abuse; do \
 		[[ ! -e dist/$$table.rows ]] || go run ./test/report/cmd/left4-report -doc docs/RELIABILITY.md dist/$$table.rows dist/$$table.json; \
 	done
+	[[ ! -e dist/builders.rows ]] || go run ./test/report/cmd/left4-report -doc docs/BUILDERS.md dist/builders.rows dist/builders.json
 	[[ ! -e dist/bench.rows ]] || go run ./test/report/cmd/left4-report -doc docs/PERFORMANCE.md dist/bench.rows dist/bench.json
 	[[ ! -e dist/plots ]] || cp dist/plots/*.svg docs
 

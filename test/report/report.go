@@ -51,7 +51,7 @@ func (f Figure) String() string {
 
 // A Row is what was done, what came of it, and what should have.
 type Row struct {
-	Table   string   `json:"table"`           // fault, abuse, bench
+	Table   string   `json:"table"`           // fault, abuse, builders, bench
 	Suite   string   `json:"suite,omitempty"` // of the machine, "" = it makes no difference
 	Name    string   `json:"name"`
 	Figures []Figure `json:"figures"`

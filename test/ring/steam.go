@@ -26,21 +26,30 @@ SteamCMD=` + steamCMD + `
 RetrySec=100ms
 [Workshop]
 API=` + steam.DefaultAddress + `
+[Builds]
+AllowPrivateNetworks=yes
 `
 
 // BringSteam puts the stand-in of Steam into a machine that has the stand-in game (Machine.BringGame) in the directory game, starts it
 // with an empty world, and has left4d.conf point to it.
 func (m *Machine) BringSteam(t TB, game string) *Steam {
 	t.Helper()
-	m.CopyIn(t, buildSteam(t), "/usr/local/bin/left4-steam")
+	s := m.startSteam(t, game)
 	m.Run(t, "left4-steam", "write", "/opt")
+	m.WriteFile(t, "/etc/left4/left4d.conf", steamSettings, 0o644)
+	return s
+}
+
+// startSteam starts the server alone.
+func (m *Machine) startSteam(t TB, game string) *Steam {
+	t.Helper()
+	m.CopyIn(t, buildSteam(t), "/usr/local/bin/left4-steam")
 	m.WriteFile(t, "/etc/systemd/system/left4-steam.service", `[Service]
 Type=notify
 ExecStart=left4-steam serve -tree `+game+`
 `, 0o644)
 	m.Run(t, "systemctl", "daemon-reload")
 	m.Run(t, "systemctl", "start", "left4-steam.service")
-	m.WriteFile(t, "/etc/left4/left4d.conf", steamSettings, 0o644)
 	return &Steam{m: m}
 }
 

@@ -57,7 +57,8 @@ func (h *host) set(faults ...Fault) {
 
 func (h *host) command(argv ...string) *exec.Cmd {
 	cmd := exec.Command(argv[0], argv[1:]...)
-	cmd.Env = append(os.Environ(), "LEFT4_STEAM="+h.address, "HOME="+h.in("home"))
+	// Under the race detector a program would else end a second later.
+	cmd.Env = append(os.Environ(), "LEFT4_STEAM="+h.address, "HOME="+h.in("home"), "GORACE=atexit_sleep_ms=0")
 	return cmd
 }
 

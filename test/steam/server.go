@@ -424,12 +424,27 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request, on, what string, n
 	one.Bytes = all - offset(r, all)
 	sent := s.note(one)
 	defer func() { sent(c.n) }()
-	if f != nil {
+	in := io.ReadSeeker(bytes.NewReader(content))
+	switch {
+	case f != nil && f.Kind == "slow":
+		in = &slow{in, f.Bytes}
+	case f != nil:
 		befall(c, r, *f, content)
 		return
 	}
 	c.Header().Set("Accept-Ranges", "bytes")
-	http.ServeContent(c, r, "", time.Time{}, bytes.NewReader(content))
+	http.ServeContent(c, r, "", time.Time{}, in)
+}
+
+// slow gives so many bytes every 10 ms.
+type slow struct {
+	io.ReadSeeker
+	bytes int64
+}
+
+func (s *slow) Read(b []byte) (int, error) {
+	time.Sleep(10 * time.Millisecond)
+	return s.ReadSeeker.Read(b[:min(int64(len(b)), max(s.bytes, 1))])
 }
 
 // offset is where the part begins that a request wants, 0 unless it wants all from there on.

@@ -209,6 +209,9 @@ func TestFaultsOfHTTP(t *testing.T) {
 		{Fault{Kind: "html"}, 0, func(a *http.Response, b []byte, err error) bool {
 			return err == nil && a.StatusCode == 200 && bytes.HasPrefix(b, []byte("<!DOCTYPE html>"))
 		}},
+		{Fault{Kind: "slow", Bytes: 1000}, 1000, func(a *http.Response, b []byte, err error) bool {
+			return err == nil && a.StatusCode == 206 && len(b) == 4000
+		}},
 		{Fault{Kind: "no-ranges"}, 1000, func(a *http.Response, b []byte, err error) bool {
 			return err == nil && a.StatusCode == 200 && len(b) == 5000
 		}},

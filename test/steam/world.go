@@ -134,7 +134,7 @@ func (w World) check() error {
 var digits = regexp.MustCompile(`^[0-9]+$`)
 
 var (
-	httpKinds  = []string{"status", "cut", "length", "endless", "stall", "reset", "redirect", "html", "no-ranges", "garbage"}
+	httpKinds  = []string{"status", "cut", "length", "endless", "stall", "reset", "redirect", "html", "no-ranges", "garbage", "slow"}
 	faultKinds = map[string][]string{
 		"collections": httpKinds, "details": httpKinds, "file": httpKinds, "depot": httpKinds,
 		"steamcmd":        {"failed", "state", "hang", "crash", "garbage", "no-connection", "user-info", "rate-limit", "appinfo-timeout", "appinfo-late", "stale"},
