@@ -3,7 +3,6 @@ package daemon
 import (
 	"bytes"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -26,7 +25,7 @@ type steam struct {
 
 func newSteam(t *testing.T, w *world) *steam {
 	s := &steam{world: w, build: 100}
-	w.write("etc/left4d.conf", "[Game]\nSteamCMD=/bin/true\n")
+	w.write("etc/left4d.conf", []byte("[Game]\nSteamCMD=/bin/true\n"))
 	s.open()
 	return s
 }
@@ -34,14 +33,6 @@ func newSteam(t *testing.T, w *world) *steam {
 func (s *steam) open() {
 	s.SettingsPath = filepath.Join(s.root, "etc/left4d.conf")
 	s.units.Work = s.work
-}
-
-func (w *world) write(name, text string) {
-	w.t.Helper()
-	w.mkdir(filepath.Dir(name))
-	if err := os.WriteFile(filepath.Join(w.root, name), []byte(text), 0o644); err != nil {
-		w.t.Fatal(err)
-	}
 }
 
 func (s *steam) work(w units.Worker) units.State {
@@ -62,9 +53,9 @@ func (s *steam) work(w units.Worker) units.State {
 		}
 		s.mkdir("state/runtime/_game/upper")
 		for name, text := range s.files {
-			s.write("state/runtime/_game/upper/"+name, text)
+			s.write("state/runtime/_game/upper/"+name, []byte(text))
 		}
-		s.write("state/runtime/_game/upper/steamapps/appmanifest_222860.acf", fmt.Sprint(len(s.orders)))
+		s.write("state/runtime/_game/upper/steamapps/appmanifest_222860.acf", []byte(fmt.Sprint(len(s.orders))))
 	}
 	if s.failure != "" {
 		return units.State{Active: "failed", StatusText: status.Error(s.failure)}
@@ -202,7 +193,7 @@ func TestManyUpdatesAreJoined(t *testing.T) {
 	var joined units.Squashing
 	s.units.Join = func(q units.Squashing) {
 		joined = q
-		s.write("state/"+q.Into+"/all", "1")
+		s.write("state/"+q.Into+"/all", []byte("1"))
 	}
 	for len(s.lower()) < maxGameLayers {
 		s.update(map[string]string{"left4dead2/n": fmt.Sprint(s.build)})
