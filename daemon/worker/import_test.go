@@ -353,7 +353,7 @@ func TestBrokenStreams(t *testing.T) {
 	gz, zs := gzipped(t, data), zstandard(t, data)
 	flipped := func(b []byte, at int) []byte { b = bytes.Clone(b); b[at] ^= 0x55; return b }
 	const cut, empty = "the stream is cut off after 12 files", "the archive is empty"
-	const noTar = "the stream is no tar archive, neither plain nor compressed by gzip or zstd"
+	const noTar = "the stream is no archive that left4 can read: neither tar, plain or compressed by gzip, zstd, xz or bzip2, nor zip, 7z or VPK"
 	for what, c := range map[string]struct {
 		stream []byte
 		want   string // a prefix, if it ends in "…"
@@ -677,7 +677,7 @@ func TestProgress(t *testing.T) {
 
 // The whole program: arguments, environment, directory, words to the service manager, exit status.
 func TestRun(t *testing.T) {
-	const usage = "usage: left4-worker import < ARCHIVE.tar\n       left4-worker workshop < ORDER.json\n"
+	const usage = "usage: left4-worker import < ARCHIVE\n       left4-worker workshop < ORDER.json\n"
 	game := archive(t, mode(file("srcds_run", "#!"), 0o755))
 	for what, c := range map[string]struct {
 		args   []string
