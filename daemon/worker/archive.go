@@ -40,22 +40,23 @@ const (
 	bombRatio = 200
 )
 
-var (
-	errEntries = fmt.Errorf("the archive holds more than %d entries", maxEntries)
-	errDirs    = fmt.Errorf("the archive makes more than %d directories", maxDirs)
-	errBomb    = fmt.Errorf("the archive becomes more than %d times as large as it is, which no files of a game do", bombRatio)
-)
+var errBomb = fmt.Errorf("the archive becomes more than %d times as large as it is, which no files of a game do", bombRatio)
+
+func (im *importer) tooMany() error {
+	return fmt.Errorf("the archive holds more than %d entries", im.most)
+}
 
 // meter watches how much an archive becomes.
 type meter struct {
-	in  *input
-	out int64
+	in   *input
+	out  int64
+	bomb int64
 }
 
 // grew is told of each piece that was unpacked.
 func (m *meter) grew(n int) error {
 	m.out += int64(n)
-	if m.out > bombSize && m.out/bombRatio > m.in.read {
+	if m.out > m.bomb && m.out/bombRatio > m.in.read {
 		return errBomb
 	}
 	return nil

@@ -36,14 +36,17 @@ const (
 // through a link or turn what is there into something else. A file may be there twice, the last one stays. Owners,
 // extended attributes and the times of directories are not taken over.
 type importer struct {
-	game   bool   // it must be a game
-	part   bool   // it is put over other files, and may be empty
-	into   bool   // the caller has said where all belongs
-	called string // the name of the file that the stream is, "" = not known
-	size   int64  // of the stream in bytes, -1 = not known
-	note   func(text string)
-	max    int64 // bytes of one file, 0 = maxFile
-	all    int64 // bytes of all files, 0 = maxTotal
+	game     bool   // it must be a game
+	part     bool   // it is put over other files, and may be empty
+	into     bool   // the caller has said where all belongs
+	called   string // the name of the file that the stream is, "" = not known
+	size     int64  // of the stream in bytes, -1 = not known
+	note     func(text string)
+	max      int64 // bytes of one file, 0 = maxFile
+	all      int64 // bytes of all files, 0 = maxTotal
+	most     int   // entries, 0 = maxEntries
+	bomb     int64 // bytes, 0 = bombSize
+	mostDirs int   // directories, 0 = maxDirs
 
 	files, bytes int64
 
@@ -69,7 +72,6 @@ type directory struct {
 func (im *importer) unpack(root int, stream io.Reader) error {
 	im.root = root
 	im.in = &input{r: stream}
-	im.meter = &meter{in: im.in}
 	im.buf = make([]byte, 4*hole)
 	im.last = directory{".", root}
 	defer im.leave()
@@ -79,6 +81,16 @@ func (im *importer) unpack(root int, stream io.Reader) error {
 	if im.all == 0 {
 		im.all = maxTotal
 	}
+	if im.most == 0 {
+		im.most = maxEntries
+	}
+	if im.bomb == 0 {
+		im.bomb = bombSize
+	}
+	if im.mostDirs == 0 {
+		im.mostDirs = maxDirs
+	}
+	im.meter = &meter{in: im.in, bomb: im.bomb}
 
 	if err := im.begin(); err != nil {
 		return im.told(err)
@@ -137,8 +149,8 @@ func (im *importer) entries(in contents) error {
 			return in.end()
 		case err != nil:
 			return err
-		case n == maxEntries:
-			return errEntries
+		case n == im.most:
+			return im.tooMany()
 		}
 		if err := im.entry(h, data); err != nil {
 			return in.failed(err)
@@ -230,8 +242,8 @@ func (im *importer) enter(path string) (int, error) {
 	}
 	fd, err := units.OpenBeneath(from, rest, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if errors.Is(err, unix.ENOENT) {
-		if im.dirs += 1 + strings.Count(rest, "/"); im.dirs > maxDirs {
-			return -1, errDirs
+		if im.dirs += 1 + strings.Count(rest, "/"); im.dirs > im.mostDirs {
+			return -1, fmt.Errorf("the archive makes more than %d directories", im.mostDirs)
 		}
 		fd, err = units.MkdirAllBeneath(from, rest, 0o755, -1, -1)
 	}

@@ -17,15 +17,15 @@ type sevenContents struct {
 }
 
 func (im *importer) openSevenZip(file *io.SectionReader) (contents, error) {
-	in, err := sevenzip.NewReader(file, file.Size(), sevenzip.Limits{Files: maxEntries, Header: maxZipDirectory, Dictionary: maxDictionary})
+	in, err := sevenzip.NewReader(file, file.Size(), sevenzip.Limits{Files: im.most, Header: maxZipDirectory, Dictionary: maxDictionary})
 	if err != nil {
-		return nil, sevenFailed(err)
+		return nil, im.sevenFailed(err)
 	}
 	return &sevenContents{im, in}, nil
 }
 
 // sevenFailed says in words of ours what is wrong with the whole file.
-func sevenFailed(err error) error {
+func (im *importer) sevenFailed(err error) error {
 	var unsupported *sevenzip.Unsupported
 	switch {
 	case errors.Is(err, sevenzip.ErrEncrypted):
@@ -33,7 +33,7 @@ func sevenFailed(err error) error {
 	case errors.Is(err, sevenzip.ErrCutOff):
 		return errors.New("the archive is cut off, or the first of several volumes: join those first")
 	case errors.Is(err, sevenzip.ErrFiles):
-		return errEntries
+		return im.tooMany()
 	case errors.Is(err, sevenzip.ErrDictionary):
 		return errDictionary
 	case errors.As(err, &unsupported):
@@ -48,7 +48,7 @@ func (c *sevenContents) next() (*tar.Header, io.Reader, error) {
 	case err == io.EOF && f == nil:
 		return nil, nil, err
 	case err != nil:
-		return nil, nil, c.failed(sevenFailed(err))
+		return nil, nil, c.failed(c.im.sevenFailed(err))
 	}
 	h, content, err := c.entry(f, data)
 	if err != nil {

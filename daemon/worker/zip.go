@@ -25,6 +25,8 @@ type zipContents struct {
 	open  io.ReadCloser
 }
 
+var errDirectory = errors.New("the list of entries is too long")
+
 // zipDirectory reads only so much.
 type zipDirectory struct {
 	io.ReaderAt
@@ -33,7 +35,7 @@ type zipDirectory struct {
 
 func (d zipDirectory) ReadAt(p []byte, at int64) (int, error) {
 	if *d.left -= int64(len(p)); *d.left < 0 {
-		return 0, errEntries
+		return 0, errDirectory
 	}
 	return d.ReaderAt.ReadAt(p, at)
 }
@@ -48,12 +50,12 @@ func (im *importer) openZip(file *io.SectionReader) (contents, error) {
 	in, err := zip.NewReader(bounded, file.Size())
 	left = 1<<63 - 1
 	switch {
-	case errors.Is(err, errEntries):
-		return nil, errEntries
+	case errors.Is(err, errDirectory):
+		return nil, im.tooMany()
 	case err != nil && !errors.Is(err, zip.ErrInsecurePath): // names are checked with those of all archives
 		return nil, fmt.Errorf("the zip file is damaged, cut off or one of several volumes: %w", err)
-	case len(in.File) > maxEntries:
-		return nil, errEntries
+	case len(in.File) > im.most:
+		return nil, im.tooMany()
 	}
 	var packed uint64
 	for _, f := range in.File {
