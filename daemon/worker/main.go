@@ -3,8 +3,9 @@
 //
 //	left4-worker import
 //
-// unpacks the tar stream on its standard input (plain, gzip or zstd) into the working directory, which must be empty. With
-// LEFT4_KIND=game the result must be a game. LEFT4_SIZE is the stream's length in bytes, for the progress.
+// unpacks what its standard input is into the working directory, which must be empty: a tar stream (plain, gzip, zstd, xz or
+// bzip2), or a zip, 7z or VPK file, which must not be a pipe. With LEFT4_KIND=game the result must be a game. LEFT4_INTO is
+// the directory below to unpack into, LEFT4_FILE what a VPK file is called, LEFT4_SIZE the length in bytes, for the progress.
 //
 //	left4-worker workshop
 //
