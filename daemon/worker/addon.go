@@ -6,7 +6,7 @@ import (
 	"io"
 	"strings"
 
-	"left4.me/left4/daemon/worker/vpk"
+	valve "left4.me/left4/daemon/worker/vpk"
 )
 
 // addonContents is a VPK file: it is imported as one file and not unpacked, for that is how the game reads it.
@@ -17,7 +17,7 @@ type addonContents struct {
 }
 
 func (im *importer) openVPK(file *io.SectionReader) (contents, error) {
-	p, err := vpk.Open(file, file.Size())
+	p, err := valve.Open(file, file.Size())
 	if err == nil {
 		err = p.Whole()
 	}
