@@ -16,4 +16,7 @@ require (
 	golang.org/x/term v0.40.0
 )
 
-require golang.org/x/tools v0.26.0 // indirect
+require (
+	github.com/ulikunitz/xz v0.5.17 // indirect
+	golang.org/x/tools v0.26.0 // indirect
+)

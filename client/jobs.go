@@ -98,10 +98,10 @@ func (c *Client) job(ctx context.Context, member string, args ...any) (*Job, err
 	return &Job{ID: id, Object: object, c: c}, nil
 }
 
-// ImportGame imports the game from the tar stream (plain, gzip or zstd) that stream, a file or the reading end of a
-// pipe, carries. left4d gets the descriptor itself: the caller may close stream as soon as ImportGame returns, and has
+// ImportGame imports the game from the archive that stream, a file or the reading end of a pipe, carries: tar (plain, or
+// compressed by gzip, zstd, xz or bzip2), and if it is a file, zip or 7z. left4d gets the descriptor itself: the caller may close stream as soon as ImportGame returns, and has
 // to if it is a pipe. size is the stream's length in bytes, for the progress, and 0 where it is not known.
-// OpenSource makes a stream of a directory.
+// OpenSource makes a stream of a directory, too.
 // Errors: ErrInvalidArgument, ErrBusy, ErrQuotaExceeded, ErrAccessDenied, ErrNotSupported.
 func (c *Client) ImportGame(ctx context.Context, stream *os.File, size uint64, o JobOptions) (*Job, error) {
 	if err := c.passes("import the game"); err != nil {

@@ -60,6 +60,8 @@ type ImportOptions struct {
 	Base uint32
 	// Into is the directory of the overlay that the stream is unpacked into; "" is its top.
 	Into string
+	// FileName is what the stream is called (FileText): a VPK file, which is not unpacked, keeps that name. "" is the overlay's.
+	FileName string
 	// Timeout is as in JobOptions.
 	Timeout time.Duration
 }
@@ -110,8 +112,8 @@ func (c *Client) updateOverlay(ctx context.Context, name string, config OverlayC
 	return c.manager(ctx, "UpdateOverlay", []any{name, "", config.variants(), options}, &object)
 }
 
-// ImportOverlay makes a new revision of an overlay from the tar stream that stream, a file or the reading end of a
-// pipe, carries; the descriptor is handled as by ImportGame.
+// ImportOverlay makes a new revision of an overlay from what stream, a file or the reading end of a pipe, carries: an
+// archive, or a VPK file. The descriptor is handled as by ImportGame.
 // Errors: ErrNoSuchOverlay, ErrInvalidArgument, ErrBusy, ErrQuotaExceeded, ErrAccessDenied, ErrNotSupported.
 func (c *Client) ImportOverlay(ctx context.Context, name string, stream *os.File, o ImportOptions) (*Job, error) {
 	if err := c.passes("import into overlay " + name); err != nil {
@@ -132,6 +134,9 @@ func (c *Client) ImportOverlay(ctx context.Context, name string, stream *os.File
 	}
 	if o.Into != "" {
 		options["into"] = dbus.MakeVariant(o.Into)
+	}
+	if o.FileName != "" {
+		options["filename"] = dbus.MakeVariant(o.FileName)
 	}
 	job, err := c.job(ctx, "ImportOverlay", name, dbus.UnixFD(stream.Fd()), options)
 	runtime.KeepAlive(stream)

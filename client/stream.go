@@ -16,20 +16,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Source is a tar stream for ImportGame and ImportOverlay: a tar file as it is, or one that is packed while it is read.
+// Source is what ImportGame and ImportOverlay read: a file as it is, or a tar stream that is packed while it is read.
 //
 // Everything is opened with the rights of this process, below the directory, and no link is followed: whoever can
 // write there while it is packed cannot make it hold another file of the machine.
 type Source struct {
 	File *os.File // the reading end
 	Size uint64   // bytes that it carries, if nothing that is packed changes meanwhile
+	Name string   // of the file, without its directory, as FileText; "" where it is packed
 
-	packed chan error // what the packing ended with; nil for a tar file
+	packed chan error // what the packing ended with; nil for a file
 }
 
-// OpenSource opens a tar file (plain, gzip or zstd: left4 finds out), or a directory or zip file, whose content it
-// starts to pack. A directory that holds a device, a socket or a pipe is refused, by the name of that file; so is a zip
-// file that cannot be believed.
+// OpenSource opens a file, which left4 finds out the type of and unpacks in a sandbox, or a directory, whose content it
+// starts to pack. A directory that holds a device, a socket or a pipe is refused, by the name of that file.
 func OpenSource(name string) (*Source, error) {
 	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0) // without waiting for somebody to write to a pipe
 	if err != nil {
@@ -46,10 +46,8 @@ func OpenSource(name string) (*Source, error) {
 		s, err = packing(directory{f})
 	case !info.Mode().IsRegular():
 		err = errors.New("it is neither a directory nor a file")
-	case isZip(f):
-		s, err = openZip(f, info.Size())
 	default:
-		return &Source{File: f, Size: uint64(info.Size())}, nil
+		return &Source{File: f, Size: uint64(info.Size()), Name: FileText(path.Base(name))}, nil
 	}
 	if err != nil {
 		f.Close()

@@ -14,7 +14,7 @@ import (
 	"left4.me/left4/units"
 )
 
-// ImportGame accepts a job that makes a game revision of a tar stream, and takes over the file, which must be a pipe's
+// ImportGame accepts a job that makes a game revision of an archive, and takes over the file, which must be a pipe's
 // reading end or a regular file, open for reading. size is that of the stream in bytes, 0 = not known.
 func (d *Daemon) ImportGame(stream *os.File, size uint64, r Request) (Job, error) {
 	if err := checkStream(stream); err != nil {
@@ -76,6 +76,14 @@ func (d *Daemon) importWorker(j *job, r store.Revision) (units.Worker, error) {
 	} else if into != "" {
 		env = append(env, "LEFT4_INTO="+into)
 	}
+	file, err := readPath(j.Parameters.V.File)
+	if err != nil {
+		return units.Worker{}, err
+	}
+	if file == "" {
+		file = j.Target
+	}
+	env = append(env, "LEFT4_FILE="+file)
 	if j.size > 0 {
 		env = append(env, "LEFT4_SIZE="+strconv.FormatUint(j.size, 10))
 	}

@@ -200,7 +200,7 @@ const (
 	maxPath   = 4095 // bytes
 )
 
-// ImportOverlay accepts a job that makes a revision of an overlay of a tar stream, and takes over the file, which must
+// ImportOverlay accepts a job that makes a revision of an overlay of an archive, and takes over the file, which must
 // be a pipe's reading end or a regular file, open for reading. Errors: NoSuchOverlay, InvalidArgument, QuotaExceeded.
 func (d *Daemon) ImportOverlay(name string, stream *os.File, im Import, r Request) (Job, error) {
 	j, err := d.importOverlay(name, stream, im, r)
@@ -243,6 +243,16 @@ func (im Import) Check() error {
 		} else if path == "" {
 			return errorf(InvalidArgument, "the top of an overlay cannot be removed")
 		}
+	}
+	file, err := readPath(im.File)
+	if err != nil {
+		return err
+	}
+	if strings.Contains(file, "/") {
+		return errorf(InvalidArgument, "filename %s is not allowed: it is that of a file, without its directory", shorten(im.File))
+	}
+	if err := checkText("the name of the file", file, maxText); err != nil {
+		return err
 	}
 	into, err := readPath(im.Into)
 	if err != nil {

@@ -155,7 +155,7 @@ func TestOverlaysThatAreRefused(t *testing.T) {
 		t.Error(err)
 	}
 	for _, p := range []store.Parameters{{Remove: []string{"a"}}, {Merge: true, Remove: []string{""}}, {Merge: true, Remove: []string{"a/../.."}},
-		{Merge: true, Remove: slices.Repeat([]string{"a"}, 1001)}, {Into: "a/../.."}, {Into: `\xff`}, {Into: `a\x0a`}} {
+		{Merge: true, Remove: slices.Repeat([]string{"a"}, 1001)}, {Into: "a/../.."}, {File: "a/b"}, {Into: `\xff`}, {Into: `a\x0a`}} {
 		if _, err := w.ImportOverlay("a", w.stream(), Import{Parameters: p}, Request{}); AsCode(err) != InvalidArgument {
 			t.Errorf("%.40v: %v", p, err)
 		}

@@ -80,6 +80,7 @@ func importOptions(d *dict, requester uint32) (daemon.Import, daemon.Request, er
 	im.Remove = value(take[[]string](d, "remove", "as"))
 	im.Base = value(take[uint32](d, "base", "u"))
 	im.Into = value(take[string](d, "into", "s"))
+	im.File = value(take[string](d, "filename", "s"))
 	r := daemon.Request{Requester: requester, Timeout: d.timeout()}
 	if err := d.end(); err != nil {
 		return im, r, err

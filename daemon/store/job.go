@@ -39,6 +39,7 @@ type Parameters struct {
 	Remove []string `json:",omitempty"` // what of it goes before that
 	Base   uint32   `json:",omitempty"` // the revision that it must hold, 0 = any
 	Into   string   `json:",omitempty"` // the directory that the archive is unpacked into, "" = the top
+	File   string   `json:",omitempty"` // what the file is called that a VPK becomes, "" = as the overlay
 
 	// Of an initialize.
 	FilesFrom string `json:",omitempty"` // the instance whose server's files are copied, "" = none

@@ -8,10 +8,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
-	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sys/unix"
 
 	"left4.me/left4/daemon/worker/status"
@@ -36,18 +36,26 @@ const (
 // through a link or turn what is there into something else. A file may be there twice, the last one stays. Owners,
 // extended attributes and the times of directories are not taken over.
 type importer struct {
-	game bool  // it must be a game
-	part bool  // it is put over other files, and may be empty
-	size int64 // of the stream in bytes, -1 = not known
-	note func(text string)
-	max  int64 // bytes of one file, 0 = maxFile
-	all  int64 // bytes of all files, 0 = maxTotal
+	game     bool   // it must be a game
+	part     bool   // it is put over other files, and may be empty
+	into     bool   // the caller has said where all belongs
+	called   string // the name of the file that the stream is, "" = not known
+	size     int64  // of the stream in bytes, -1 = not known
+	note     func(text string)
+	max      int64 // bytes of one file, 0 = maxFile
+	all      int64 // bytes of all files, 0 = maxTotal
+	most     int   // entries, 0 = maxEntries
+	bomb     int64 // bytes, 0 = bombSize
+	mostDirs int   // directories, 0 = maxDirs
 
 	files, bytes int64
 
 	root    int
 	in      *input
-	archive *plain
+	meter   *meter
+	format  string
+	archive *plain // of a stream that is read from its beginning to its end
+	dirs    int    // that were made, or more
 	noted   time.Time
 	buf     []byte
 	last    directory // where the last entry went
@@ -73,18 +81,27 @@ func (im *importer) unpack(root int, stream io.Reader) error {
 	if im.all == 0 {
 		im.all = maxTotal
 	}
+	if im.most == 0 {
+		im.most = maxEntries
+	}
+	if im.bomb == 0 {
+		im.bomb = bombSize
+	}
+	if im.mostDirs == 0 {
+		im.mostDirs = maxDirs
+	}
+	im.meter = &meter{in: im.in, bomb: im.bomb}
 
 	if err := im.begin(); err != nil {
 		return im.told(err)
 	}
 	defer im.links.Close()
-	archive, done, err := decompress(im.in)
+	in, done, err := im.open(stream)
 	if err != nil {
-		return im.streamError(err)
+		return im.told(err)
 	}
 	defer done()
-	im.archive = archive
-	if err := im.entries(); err != nil {
+	if err := im.entries(in); err != nil {
 		return im.told(err)
 	}
 	if err := im.end(); err != nil {
@@ -122,66 +139,24 @@ func (im *importer) begin() error {
 	return unix.Unlinkat(im.root, name, 0)
 }
 
-func (im *importer) entries() error {
-	r := tar.NewReader(im.archive)
-	for first := true; ; first = false {
-		h, err := r.Next()
-		if err == io.EOF {
-			// The end is two blocks of zeros, not the end of the stream: that is where one was cut off between two entries.
-			if first && !im.part {
-				return errors.New("the archive is empty")
-			}
-			if im.archive.ended {
-				return im.cutOff()
-			}
-			break
-		}
-		if err != nil {
-			if first && im.archive.err == nil && (errors.Is(err, tar.ErrHeader) || errors.Is(err, io.ErrUnexpectedEOF)) {
-				return errors.New("the stream is no tar archive, neither plain nor compressed by gzip or zstd")
-			}
-			return im.streamError(err)
-		}
-		if err := im.entry(h, r); err != nil {
-			if im.archive.ended || im.archive.err != nil {
-				return im.streamError(err)
-			}
+func (im *importer) entries(in contents) error {
+	for n := 0; ; n++ {
+		h, data, err := in.next()
+		switch {
+		case err == io.EOF && n == 0 && !im.part:
+			return errors.New("the archive is empty")
+		case err == io.EOF:
+			return in.end()
+		case err != nil:
 			return err
+		case n == im.most:
+			return im.tooMany()
+		}
+		if err := im.entry(h, data); err != nil {
+			return in.failed(err)
 		}
 		im.progress()
 	}
-	// What follows does not count, but the checksum of a compressed stream comes last, and its writer wants to be rid of all.
-	n, err := io.Copy(io.Discard, io.LimitReader(im.archive, maxTail+1))
-	switch {
-	case err != nil:
-		return im.streamError(err)
-	case n > maxTail:
-		return fmt.Errorf("the stream goes on for more than %d MiB behind the end of the archive", maxTail>>20)
-	}
-	return nil
-}
-
-func (im *importer) cutOff() error {
-	return fmt.Errorf("the stream is cut off after %d files", im.files)
-}
-
-// streamError says what is wrong with the stream, whichever layer noticed.
-func (im *importer) streamError(err error) error {
-	if im.in.err != nil {
-		return fmt.Errorf("cannot read the stream: %w", im.in.err)
-	}
-	if im.archive != nil && im.archive.err != nil {
-		err = im.archive.err
-	}
-	switch {
-	case errors.Is(err, errEmpty):
-		return err
-	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
-		return im.cutOff()
-	case errors.Is(err, zstd.ErrWindowSizeExceeded):
-		return fmt.Errorf("the stream refers back more than %d MiB; compress it again without zstd's --long and --ultra", maxWindow>>20)
-	}
-	return fmt.Errorf("the stream is damaged after %d files: %w", im.files, err)
 }
 
 // entry unpacks one entry; errors name it.
@@ -206,6 +181,8 @@ func (im *importer) entry(h *tar.Header, data io.Reader) error {
 		err = errors.New("a device is not allowed")
 	case tar.TypeFifo:
 		err = errors.New("a FIFO is not allowed")
+	case 0:
+		err = errors.New("it is neither a file, a directory nor a link")
 	default:
 		err = fmt.Errorf("an entry of type %q is not known", h.Typeflag)
 	}
@@ -263,7 +240,13 @@ func (im *importer) enter(path string) (int, error) {
 	if below, ok := strings.CutPrefix(path, im.last.path+"/"); ok {
 		from, rest = im.last.fd, below
 	}
-	fd, err := units.MkdirAllBeneath(from, rest, 0o755, -1, -1)
+	fd, err := units.OpenBeneath(from, rest, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	if errors.Is(err, unix.ENOENT) {
+		if im.dirs += 1 + strings.Count(rest, "/"); im.dirs > im.mostDirs {
+			return -1, fmt.Errorf("the archive makes more than %d directories", im.mostDirs)
+		}
+		fd, err = units.MkdirAllBeneath(from, rest, 0o755, -1, -1)
+	}
 	switch {
 	case errors.Is(err, unix.ELOOP):
 		return -1, errors.New("its path goes through a link")
@@ -301,6 +284,8 @@ func (im *importer) place(path string, kind uint32) (dir int, name string, err e
 		return -1, "", err
 	case st.Mode&unix.S_IFMT != kind:
 		return -1, "", fmt.Errorf("the archive has it as %s before", kindName(st.Mode))
+	case im.format == "zip" || im.format == "7z":
+		return -1, "", errors.New("it is there twice") // and who reads the list and who reads the files see another one
 	}
 	return dir, name, unix.Unlinkat(dir, name, 0)
 }
@@ -543,6 +528,9 @@ func (im *importer) end() error {
 			return errors.New("srcds_run at the top of the archive is not executable")
 		}
 	}
+	if err := im.sortAddons(); err != nil {
+		return err
+	}
 	if err := im.pending.Flush(); err != nil {
 		return err
 	}
@@ -564,6 +552,57 @@ func (im *importer) end() error {
 		im.progress()
 	}
 	return unix.Syncfs(im.root)
+}
+
+// addonsDir is where the game looks for VPK files.
+const addonsDir = "left4dead2/addons"
+
+// besides are what map sites put beside the VPK files in their archives.
+var besides = []string{".txt", ".md", ".pdf", ".rtf", ".htm", ".html", ".url", ".nfo", ".jpg", ".jpeg", ".png"}
+
+// sortAddons puts what map sites offer, a zip or 7z file with VPK files and nothing to tell where they belong, to where the game finds it.
+func (im *importer) sortAddons() error {
+	if im.game || im.into || im.format != "zip" && im.format != "7z" {
+		return nil
+	}
+	fd, err := units.OpenBeneath(im.root, ".", unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return err
+	}
+	top := os.NewFile(uintptr(fd), ".")
+	defer top.Close()
+	var names []string
+	some := false
+	for {
+		entries, err := top.ReadDir(100)
+		for _, e := range entries {
+			isAddon := isVPK(e.Name())
+			if !e.Type().IsRegular() || !isAddon && !slices.Contains(besides, strings.ToLower(extension(e.Name()))) {
+				return nil
+			}
+			some = some || isAddon
+			names = append(names, e.Name())
+		}
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if !some {
+		return nil
+	}
+	dir, err := im.enter(addonsDir)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if err := unix.Renameat(im.root, name, dir, name); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // staysInside follows the symbolic link at path as the kernel would, and fails where that leaves the tree. What is missing on the

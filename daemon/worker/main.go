@@ -3,8 +3,9 @@
 //
 //	left4-worker import
 //
-// unpacks the tar stream on its standard input (plain, gzip or zstd) into the working directory, which must be empty. With
-// LEFT4_KIND=game the result must be a game. LEFT4_SIZE is the stream's length in bytes, for the progress.
+// unpacks what its standard input is into the working directory, which must be empty: a tar stream (plain, gzip, zstd, xz or
+// bzip2), or a zip, 7z or VPK file, which must not be a pipe. With LEFT4_KIND=game the result must be a game. LEFT4_INTO is
+// the directory below to unpack into, LEFT4_FILE what a VPK file is called, LEFT4_SIZE the length in bytes, for the progress.
 //
 //	left4-worker workshop
 //
@@ -21,6 +22,7 @@ import (
 	"io"
 	"maps"
 	"os"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -42,6 +44,9 @@ func main() {
 	}
 	os.Exit(run(os.Args[1:], os.Getenv, os.Stdin, os.Stderr))
 }
+
+// softMemory is what the collector keeps an import within, in bytes.
+const softMemory = 1 << 30
 
 // worker is what a command works with, besides the current directory.
 type worker struct {
@@ -67,7 +72,7 @@ type command struct {
 type usageError struct{ error }
 
 var commands = map[string]command{
-	"import":   {"ARCHIVE.tar", "import", importArchive},
+	"import":   {"ARCHIVE", "import", importArchive},
 	"workshop": {"ORDER.json", "fetch items of the workshop", buildWorkshop},
 }
 
@@ -106,8 +111,11 @@ func importArchive(w *worker) (outcome, error) {
 		}
 	}
 	kind := w.getenv("LEFT4_KIND")
-	im := importer{game: kind == "game", part: kind == "part", size: size, note: w.note}
-	if err := im.run(w.getenv("LEFT4_INTO"), w.stdin); err != nil {
+	into := w.getenv("LEFT4_INTO")
+	im := importer{game: kind == "game", part: kind == "part", into: into != "", called: w.getenv("LEFT4_FILE"), size: size, note: w.note}
+	// What hostile archives ask for is bounded elsewhere; this has what is no longer used given back before the unit's limit.
+	debug.SetMemoryLimit(softMemory)
+	if err := im.run(into, w.stdin); err != nil {
 		return outcome{}, err
 	}
 	fmt.Fprintf(w.stderr, "imported %d files, %d bytes\n", im.files, im.bytes)

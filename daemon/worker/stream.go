@@ -2,7 +2,7 @@ package main
 
 import (
 	"bufio"
-	"bytes"
+	"compress/bzip2"
 	"compress/gzip"
 	"errors"
 	"io"
@@ -10,8 +10,12 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// maxWindow is how far back zstd may refer, in bytes, and so what unpacking takes of memory. It is what the zstd program grants, too.
-const maxWindow = 128 << 20
+const (
+	// maxWindow is how far back zstd may refer, in bytes, and so what unpacking takes of memory. It is what the zstd program grants, too.
+	maxWindow = 128 << 20
+	// maxDictionary is the same for LZMA, as xz and 7z have it: twice what their programs take at their highest level.
+	maxDictionary = 512 << 20
+)
 
 // input is the stream as it comes in.
 type input struct {
@@ -32,12 +36,17 @@ func (in *input) Read(p []byte) (int, error) {
 // plain is the stream without its compression.
 type plain struct {
 	r     io.Reader
+	meter *meter
 	ended bool  // somebody tried to read beyond its end
 	err   error // other than its end
 }
 
 func (p *plain) Read(b []byte) (int, error) {
 	n, err := p.r.Read(b)
+	if bomb := p.meter.grew(n); bomb != nil {
+		p.err = bomb
+		return 0, bomb
+	}
 	switch {
 	case err == io.EOF:
 		p.ended = p.ended || n == 0
@@ -49,36 +58,28 @@ func (p *plain) Read(b []byte) (int, error) {
 
 var errEmpty = errors.New("the stream is empty")
 
-// decompress knows gzip and zstd by how they begin. close frees what it took.
-func decompress(in io.Reader) (p *plain, close func(), err error) {
-	buffered := bufio.NewReaderSize(in, 1<<20)
-	magic, err := buffered.Peek(4)
-	if err != nil && err != io.EOF {
-		return nil, nil, err
-	}
-	switch {
-	case len(magic) == 0:
-		return nil, nil, errEmpty
-	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}): // RFC 1952, 2.3.1
-		z, err := gzip.NewReader(buffered)
-		if err != nil {
-			return nil, nil, err
+// decompress undoes one of the compressions of tar archives. close frees what it took.
+func decompress(in *bufio.Reader, format string, m *meter) (p *plain, close func(), err error) {
+	close = func() {}
+	var r io.Reader = in
+	switch format {
+	case "gzip":
+		var z *gzip.Reader
+		if z, err = gzip.NewReader(in); err == nil {
+			z.Multistream(false)
+			r = &members{z, in}
 		}
-		z.Multistream(false)
-		return &plain{r: &members{z, buffered}}, func() {}, nil
-	case isZstd(magic):
-		z, err := zstd.NewReader(buffered, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxWindow))
-		if err != nil {
-			return nil, nil, err
+	case "zstd":
+		var z *zstd.Decoder
+		if z, err = zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxWindow)); err == nil {
+			r, close = z, z.Close
 		}
-		return &plain{r: z}, z.Close, nil
+	case "bzip2":
+		r = bzip2.NewReader(in)
+	case "xz":
+		r = &xzReader{in: in}
 	}
-	return &plain{r: buffered}, func() {}, nil
-}
-
-// isZstd knows a frame, RFC 8878, 3.1.1, and a skippable one, 3.1.2, which pzstd writes first.
-func isZstd(magic []byte) bool {
-	return bytes.Equal(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}) || len(magic) == 4 && magic[0]&0xf0 == 0x50 && bytes.Equal(magic[1:], []byte{0x2a, 0x4d, 0x18})
+	return &plain{r: r, meter: m}, close, err
 }
 
 // members reads all members of a gzip stream. What follows and is none is garbage that gzip ignores too.

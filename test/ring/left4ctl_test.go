@@ -128,7 +128,7 @@ func TestAZipIsImportedAndAHostileOneIsNot(t *testing.T) {
 		if got := p.ctl("overlay", "get", "sm", "left4dead2/addons/sm.vdf"); got != "vdf" {
 			t.Errorf("sm.vdf is %q", got)
 		}
-		for name, want := range map[string]string{"../out": `its name holds ".."`, "/etc/out": "begins at the root", "a\xff": "is not UTF-8"} {
+		for name, want := range map[string]string{"../out": `".." in a name is not allowed`, "/etc/out": "an absolute name is not allowed", "a\xff": "is not UTF-8"} {
 			r := p.Try("left4ctl", "overlay", "import", "sm", zipped("bad.zip", map[string]string{name: "x"}))
 			if r.Code != 1 || !strings.Contains(r.Err, want) {
 				t.Errorf("%q: %+v", name, r)

@@ -238,7 +238,7 @@ func (v *invocation) fill(s step) error {
 			return nil, err
 		}
 		made, live = true, source.Live()
-		return c.ImportOverlay(v.ctx, s.name, source.File, client.ImportOptions{Size: source.Size})
+		return c.ImportOverlay(v.ctx, s.name, source.File, client.ImportOptions{Size: source.Size, FileName: source.Name})
 	})
 	if err == nil || !made || v.ctx.Err() != nil && !live {
 		return err

@@ -67,7 +67,7 @@ func overlayImportFlags(v *invocation, fs *pflag.FlagSet) {
 func runOverlayImport(v *invocation) error {
 	name, path := v.args[0], v.args[1]
 	return v.importFrom(name, path, func(c *client.Client, s *client.Source) (*client.Job, error) {
-		return c.ImportOverlay(v.ctx, name, s.File, client.ImportOptions{Size: s.Size, Merge: v.merge, Into: v.into, Timeout: time.Duration(v.timeout)})
+		return c.ImportOverlay(v.ctx, name, s.File, client.ImportOptions{Size: s.Size, Merge: v.merge, Into: v.into, FileName: s.Name, Timeout: time.Duration(v.timeout)})
 	})
 }
 

@@ -1,11 +1,9 @@
 package ctl
 
 import (
-	"archive/zip"
 	"bufio"
 	"context"
 	"fmt"
-	"io"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -114,7 +112,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("GORACE", "atexit_sleep_ms=0") // else each left4ctl of a test with -race stays for a second
 			return nil
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"left4d": steer, "zip": zipFiles, "cmpsorted": compareSorted, "awaitline": awaitLine},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"left4d": steer, "cmpsorted": compareSorted, "awaitline": awaitLine},
 	})
 }
 
@@ -159,21 +157,6 @@ func compareSorted(ts *testscript.TestScript, neg bool, args []string) {
 	if got, want := sorted(args[0]), sorted(args[1]); got != want {
 		ts.Fatalf("got\n%s\nwant\n%s", got, want)
 	}
-}
-
-// zipFiles makes a zip file: zip FILE NAME…
-func zipFiles(ts *testscript.TestScript, neg bool, args []string) {
-	f, err := os.Create(ts.MkAbs(args[0]))
-	ts.Check(err)
-	defer f.Close()
-	w := zip.NewWriter(f)
-	for _, name := range args[1:] {
-		out, err := w.Create(name)
-		ts.Check(err)
-		_, err = io.WriteString(out, ts.ReadFile(name))
-		ts.Check(err)
-	}
-	ts.Check(w.Close())
 }
 
 func steer(ts *testscript.TestScript, neg bool, args []string) {

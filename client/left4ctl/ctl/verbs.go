@@ -159,7 +159,7 @@ gets the next free one.
       blueprint: versus
       port: 27020
 
-from is a directory, tar or zip file, relative to the file. It is imported only when apply
+from is a directory or an archive, relative to the file. It is imported only when apply
 itself makes the overlay, never later: left4ctl overlay import does that.`,
 			flags: applyFlags, run: runApply,
 		}, {
@@ -366,11 +366,13 @@ instance needs stays besides.` + patternHelp,
 		{
 			name: "overlay import", args: "NAME DIR|FILE", group: groupOverlays, min: 2, max: 2, asks: true, files: true,
 			summary: "give an overlay the files of a directory or an archive",
-			help: `Makes a new revision of an overlay from a directory, or from a .tar, .tar.gz, .tar.zst or .zip,
-read with your own rights. It replaces all that the overlay held; with --merge it is put over
-it. What is made to be unpacked in the game's own directory, as Metamod and SourceMod, goes
-there by --into left4dead2. Servers have it from their next start; what runs goes on with what
-it has. A directory or .zip is packed by this command, so the import ends with it.`,
+			help: `Makes a new revision of an overlay from a directory, or from an archive: .zip, .7z or .tar, that
+plain or as .tar.gz, .tar.zst, .tar.xz or .tar.bz2. It is read with your own rights, and replaces
+all that the overlay held; with --merge it is put over it. What is made to be unpacked in the
+game's own directory, as Metamod and SourceMod, goes there by --into left4dead2. A .vpk file, and
+a .zip or .7z that holds nothing but .vpk files at its top, as map sites have them, goes to
+left4dead2/addons if --into says nothing else. Servers have it from their next start; what runs
+goes on with what it has. A directory is packed by this command, so the import ends with it.`,
 			flags: overlayImportFlags, run: runOverlayImport,
 		},
 		{
@@ -503,9 +505,10 @@ Where nothing has to be changed there is none.`,
 		{
 			name: "game import", args: "DIR|FILE", group: groupGame, min: 1, max: 1, asks: true, files: true,
 			summary: "install the game from a directory or an archive",
-			help: `Makes a new revision of the game from a directory, or from a .tar, .tar.gz, .tar.zst or .zip,
-read with your own rights. Servers have it from their next start. A directory is packed by
-this command, so the import ends with it; --no-wait stays until all is packed.`,
+			help: `Makes a new revision of the game from a directory, or from an archive: .zip, .7z or .tar, that
+plain or as .tar.gz, .tar.zst, .tar.xz or .tar.bz2. It is read with your own rights. Servers have
+it from their next start. A directory is packed by this command, so the import ends with it;
+--no-wait stays until all is packed.`,
 			flags: jobFlags, run: runImport,
 		},
 		{
