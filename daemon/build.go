@@ -208,6 +208,12 @@ func (d *Daemon) startWorker(ctx context.Context, j *job, w units.Worker, verb s
 	w.Unit, w.Job = j.worker, j.ID
 	w.Description = fmt.Sprintf("left4: %s of %s (job %d)", verb, j.Target, j.ID)
 	w.User, w.Slice, w.Timeout = "left4", "left4-build.slice", j.Timeout
+	// The numbers of jobs may come again after the loss of the database.
+	if left, err := d.Units.State(ctx, w.Unit); err != nil || left.Loaded {
+		if err = errors.Join(err, d.endWorker(ctx, j.ID)); err != nil {
+			return err
+		}
+	}
 	err := d.Units.StartWorker(ctx, w)
 	if j.stream != nil {
 		// The worker has its own; as long as this one is open, a client that dies is not noticed.
@@ -215,6 +221,14 @@ func (d *Daemon) startWorker(ctx context.Context, j *job, w units.Worker, verb s
 		j.stream = nil
 	}
 	var ended *units.JobError
+	if errors.As(err, &ended) && ended.Result == "dependency" {
+		for _, need := range w.Needs {
+			if s, err := d.Units.State(ctx, need); err == nil && s.Active == "failed" && s.StatusText != "" {
+				return errors.New(s.StatusText) // why its files could not be mounted
+			}
+		}
+		return errors.New(ended.Reason())
+	}
 	if errors.As(err, &ended) {
 		// It ran and has ended already; followWorker reads why.
 		return nil

@@ -89,7 +89,7 @@ func TestEveryVerbHasAllItsTexts(t *testing.T) {
 		})
 	}
 	for verb := range done {
-		if !seen[verb] && !seen["overlay "+verb] {
+		if !seen[verb] && !seen["overlay "+verb] && !seen["game "+verb] {
 			t.Errorf("there is no verb %s", verb)
 		}
 	}
