@@ -41,10 +41,11 @@ const (
 	maxItems     = 1000 // of one overlay
 	maxAllItems  = 4000 // with all that its collections hold, and what is not to be had of it
 	maxItemBytes = 4 << 30
-	maxTitle     = 200 // bytes
-	maxCause     = 500 // bytes
-	maxAddonName = 200 // bytes: an id may have to go before it
-	missingTold  = 5   // items that are named where a person reads one line
+	maxTitle     = 200     // bytes
+	maxCause     = 500     // bytes
+	maxAddonName = 200     // bytes: an id may have to go before it
+	maxUpdated   = 1 << 40 // seconds since the epoch
+	missingTold  = 5       // items that are named where a person reads one line
 
 	// cacheTime is how long what no revision has any more stays: long enough for a rollback of a collection.
 	cacheTime = 7 * 24 * time.Hour
@@ -124,6 +125,9 @@ func (b *workshopBuild) outcome(build store.WorkshopBuild) string {
 		}
 	}
 	text := fmt.Sprintf("%d items", there)
+	if there == 1 {
+		text = "1 item"
+	}
 	if b.upToDate {
 		text = "up to date: " + text
 	}
@@ -442,7 +446,7 @@ func readWorkshopResult(dir int) (order.WorkshopResult, error) {
 		}
 		seen[item.ID] = true
 		item.Title, item.Missing = lineOf(item.Title, maxTitle), lineOf(item.Missing, maxCause)
-		if item.Missing == "" && (item.Size <= 0 || item.Size > maxItemBytes || item.Updated < 0) {
+		if item.Missing == "" && (item.Size <= 0 || item.Size > maxItemBytes || item.Updated < 0 || item.Updated > maxUpdated) {
 			return r, fmt.Errorf("%s: item %s has %d bytes of %d", order.ResultName, item.ID, item.Size, item.Updated)
 		}
 		if !addonName(item.Name) {

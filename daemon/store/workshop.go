@@ -22,6 +22,17 @@ type WorkshopItem struct {
 	Cause   string `json:",omitempty"` // why it was not to be had, "" = it was; then File is that of an earlier revision
 }
 
+// State is present, kept or missing: whether the revision has the newest file, an older one or none.
+func (i WorkshopItem) State() string {
+	switch {
+	case i.Cause == "":
+		return "present"
+	case i.File != "":
+		return "kept"
+	}
+	return "missing"
+}
+
 // PutWorkshop stores what a revision, which may be one that a job is about to make, was made of.
 func (s *Store) PutWorkshop(overlay, revision uint32, b WorkshopBuild) error {
 	return s.define(func(tx *sqlx.Tx) error {
