@@ -166,7 +166,7 @@ func missingItems(build store.WorkshopBuild) string {
 }
 
 // worker orders what the overlay names and the cache has not.
-func (b *workshopBuild) worker(_ context.Context, r store.Revision) (units.Worker, error) {
+func (b *workshopBuild) worker(_ context.Context, r *store.Revision) (units.Worker, error) {
 	s, err := b.settings()
 	if err != nil {
 		return units.Worker{}, err
