@@ -220,6 +220,12 @@ func (d *Daemon) collect(ctx context.Context, j *job) error {
 			return fmt.Errorf("cannot remove %s: %w", told[len(told)-1], err)
 		}
 	}
+	switch files, err := d.collectCache(); {
+	case err != nil:
+		d.Log.Warn("cannot remove what nobody needs of the workshop", "error", err)
+	case files > 0:
+		told = append(told, fmt.Sprintf("%d files of the workshop", files))
+	}
 	if len(told) == 0 {
 		told = []string{"nothing"}
 	}

@@ -486,9 +486,12 @@ func (d *Daemon) awaitTurn(j *job) {
 	}
 }
 
-// builds is an import or a build, accepted before a job, of an overlay that the job would mount; nil = there is none. The
-// lock must be held.
+// builds is an import or a build that was accepted before a job: of an overlay that the job would mount, or one that shares
+// what there is one of; nil = there is none. The lock must be held.
 func (d *Daemon) builds(j *job) *job {
+	if j.Kind == buildOverlayKind {
+		return d.rival(j)
+	}
 	in := d.instances[j.Target]
 	if !kinds[j.Kind].mounts || in == nil {
 		return nil
@@ -496,6 +499,29 @@ func (d *Daemon) builds(j *job) *job {
 	for _, o := range in.view.Effective.Overlays {
 		for _, other := range d.queues[overlayQueue(o.Overlay)] {
 			if slices.Contains(overlayKinds, other.Kind) && other.ID < j.ID && !other.over {
+				return other
+			}
+		}
+	}
+	return nil
+}
+
+// rival is a build accepted before another one, where only one of their type may run. It goes by their numbers, so that
+// it comes out the same after a restart. The lock must be held.
+func (d *Daemon) rival(j *job) *job {
+	kind := func(overlay string) string {
+		if o := d.overlays[overlay]; o != nil && overlayTypes[o.Type].alone {
+			return o.Type
+		}
+		return ""
+	}
+	mine := kind(j.Target)
+	if mine == "" {
+		return nil
+	}
+	for _, queue := range d.queues {
+		for _, other := range queue {
+			if other.Kind == buildOverlayKind && other.ID < j.ID && !other.over && kind(other.Target) == mine {
 				return other
 			}
 		}

@@ -40,12 +40,19 @@ type overlay struct {
 }
 
 // overlayTypes are the ways an overlay comes by its files.
-var overlayTypes = map[string]overlayType{
-	"files": {},
+var overlayTypes map[string]overlayType
+
+// An init, because a build ends in what looks at them.
+func init() {
+	overlayTypes = map[string]overlayType{
+		"files":      {},
+		workshopType: {build: (*Daemon).buildWorkshop, alone: true},
+	}
 }
 
 type overlayType struct {
 	build func(*Daemon, context.Context, *job) error // nil = it is imported
+	alone bool                                       // one of the type is built at a time
 }
 
 // overlayKinds are the kinds of jobs that make revisions of an overlay.
@@ -53,7 +60,8 @@ var overlayKinds = []string{importOverlayKind, buildOverlayKind}
 
 // OverlayChanges is what a caller wants of an overlay's config; nil leaves a key as it is.
 type OverlayChanges struct {
-	Keep *uint32
+	Keep  *uint32
+	Items *[]string // ids of items and collections of the workshop, or their addresses
 }
 
 const maxKeep = 100
@@ -66,7 +74,26 @@ func (c OverlayChanges) Check(kind string) error {
 	if c.Keep != nil && *c.Keep > maxKeep {
 		return errorf(InvalidArgument, "keep of %d is not allowed: at most %d older revisions can be kept", *c.Keep, maxKeep)
 	}
+	if c.Items != nil {
+		if kind != "" && kind != workshopType {
+			return errorf(InvalidArgument, "items are not allowed for an overlay of type %s: only type %s has them", kind, workshopType)
+		}
+		_, err := workshopIDs(*c.Items)
+		return err
+	}
 	return nil
+}
+
+// into changes a config. Check must have allowed it.
+func (c OverlayChanges) into(config *store.OverlayConfig) (changed bool, err error) {
+	if c.Keep != nil {
+		config.Keep, changed = c.Keep, true
+	}
+	if c.Items != nil {
+		changed = true
+		config.Items, err = workshopIDs(*c.Items)
+	}
+	return changed, err
 }
 
 func overlayTypeNames() []string {
@@ -91,6 +118,9 @@ func (d *Daemon) CreateOverlay(name, kind string, c OverlayChanges, owner uint32
 		return Overlay{}, err
 	}
 	o := store.Overlay{Name: name, Type: kind, Owner: owner, OwnerName: LoginName(owner), Created: now()}
+	if _, err := c.into(&o.Config.V); err != nil {
+		return Overlay{}, err
+	}
 	d.accept.Lock()
 	defer d.accept.Unlock()
 	if _, err := d.Overlay(name); err == nil {
@@ -102,7 +132,6 @@ func (d *Daemon) CreateOverlay(name, kind string, c OverlayChanges, owner uint32
 	if leaving {
 		return Overlay{}, errorf(Busy, "cannot create overlay %s: an earlier one is still being deleted", name)
 	}
-	o.Config.V.Keep = c.Keep
 	if err := d.Store.CreateOverlay(&o); err != nil {
 		return Overlay{}, fmt.Errorf("cannot create overlay %s: %w", name, err)
 	}
@@ -178,9 +207,10 @@ func (d *Daemon) redefineOverlay(name, kind string, c OverlayChanges, revision *
 			return Overlay{}, fmt.Errorf("cannot update overlay %s: %w", name, err)
 		}
 	}
-	if c.Keep != nil {
-		changed := old.Overlay
-		changed.Config.V.Keep = c.Keep
+	changed := old.Overlay
+	if is, err := c.into(&changed.Config.V); err != nil {
+		return Overlay{}, err
+	} else if is {
 		if err := d.Store.UpdateOverlay(changed); err != nil {
 			return Overlay{}, fmt.Errorf("cannot update overlay %s: %w", name, err)
 		}

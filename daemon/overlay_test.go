@@ -141,7 +141,7 @@ func TestOverlaysThatAreRefused(t *testing.T) {
 		{"a", "files", 0, OverlayExists}, {"A", "files", 0, InvalidName}, {"../x", "files", 0, InvalidName}, {"b", "", 0, InvalidArgument},
 		{"b", "zip", 0, InvalidArgument}, {"b", "files", 101, InvalidArgument},
 	} {
-		if _, err := w.CreateOverlay(c.name, c.kind, OverlayChanges{&c.keep}, 0); AsCode(err) != c.code {
+		if _, err := w.CreateOverlay(c.name, c.kind, OverlayChanges{Keep: &c.keep}, 0); AsCode(err) != c.code {
 			t.Errorf("%+v: %v", c, err)
 		}
 	}

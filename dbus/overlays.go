@@ -1,6 +1,8 @@
 package dbus
 
 import (
+	"time"
+
 	"left4.me/left4/daemon"
 	"left4.me/left4/dbus/names"
 )
@@ -144,4 +146,29 @@ func (s *Server) getOverlayConfig(c *call) ([]any, error) {
 	}
 	o, err := s.daemon.Overlay(about.name)
 	return []any{overlayConfig(o.Config.V)}, err
+}
+
+func (s *Server) listItems(c *call) ([]any, error) {
+	about, err := c.about(overlay)
+	if err != nil {
+		return nil, err
+	}
+	d := newDict("option", c.args[0])
+	revision := value(take[uint32](d, "revision", "u"))
+	if err := d.end(); err != nil {
+		return nil, err
+	}
+	if err := s.may(c, about); err != nil {
+		return nil, err
+	}
+	items, err := s.daemon.WorkshopItems(about.name, revision)
+	type row struct {
+		ID, Title, File, State, Cause string
+		Bytes, Updated                uint64
+	}
+	rows := []row{}
+	for _, i := range items {
+		rows = append(rows, row{i.ID, i.Title, i.File, i.State(), i.Cause, i.Bytes, uint64(time.Unix(i.Updated, 0).UnixMicro())})
+	}
+	return []any{rows}, err
 }

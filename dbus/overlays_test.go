@@ -2,6 +2,8 @@ package dbus
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -12,6 +14,7 @@ import (
 
 	"github.com/godbus/dbus/v5"
 
+	"left4.me/left4/daemon/worker/order"
 	"left4.me/left4/daemon/worker/status"
 	"left4.me/left4/dbus/names"
 	"left4.me/left4/polkit"
@@ -460,6 +463,7 @@ func TestWhatPolkitIsAsked(t *testing.T) {
 		{names.OverlayPath("o"), "Overlay.Build", []any{none}, "overlay.build", of("o", "build")},
 		{names.OverlayPath("o"), "Overlay.Delete", []any{none}, "overlay.delete", of("o", "delete")},
 		{names.OverlayPath("o"), "Overlay.GetConfig", nil, "overlay.inspect", of("o", "inspect")},
+		{names.OverlayPath("o"), "Overlay.ListItems", []any{none}, "overlay.inspect", of("o", "inspect")},
 		{names.OverlayPath("o"), "Overlay.ListFiles", []any{"", none}, "overlay.inspect", of("o", "inspect")},
 		{names.OverlayPath("o"), "Overlay.OpenFile", []any{"f", none}, "overlay.inspect", of("o", "inspect")},
 		{overlayJob, "Job.Cancel", []any{none}, "job.cancel", of("o", "cancel")},
@@ -496,5 +500,63 @@ func TestWhatPolkitIsAsked(t *testing.T) {
 	}
 	if got := listed(b.must(names.Root, names.Manager+".ListOverlays", none)[0], names.OverlayPath); got != "o" {
 		t.Errorf("overlays: %q", got)
+	}
+}
+
+func TestAWorkshopOverlayOnTheBus(t *testing.T) {
+	b := startBus(t)
+	create := func(kind string, items ...string) error {
+		_, err := b.call(names.Root, names.Manager+".CreateOverlay", "maps", kind, variants{"items": dbus.MakeVariant(items)}, variants{})
+		return err
+	}
+	if err := create("files", "1"); !strings.Contains(fmt.Sprint(err), "items are not allowed for an overlay of type files") {
+		t.Error(err)
+	}
+	if err := create("workshop", "https://example.com/?id=1"); !strings.Contains(fmt.Sprint(err), "is no item of the workshop") {
+		t.Error(err)
+	}
+	if err := create("workshop", "https://steamcommunity.com/sharedfiles/filedetails/?id=7", "8"); err != nil {
+		t.Fatal(err)
+	}
+	object := names.OverlayPath("maps")
+	if c := b.must(object, names.Overlay+".GetConfig")[0].(map[string]dbus.Variant); len(c) != 1 || !reflect.DeepEqual(c["items"].Value(), []string{"7", "8"}) {
+		t.Errorf("config %v", c)
+	}
+	list := func() any { return b.must(object, names.Overlay+".ListItems", variants{})[0] }
+	if got := list(); !reflect.DeepEqual(got, [][]any{}) {
+		t.Errorf("before the first build: %v", got)
+	}
+	work := func(w units.Worker) units.State {
+		result := `{"Items":[{"ID":"7","Updated":10,"Size":3,"Title":"Map","Name":"a.vpk"},{"ID":"8","Missing":"it is banned"}]}`
+		if err := errors.Join(os.WriteFile(filepath.Join(w.Dir, "7-10.vpk"), []byte("one"), 0o644), os.WriteFile(filepath.Join(w.Dir, order.ResultName), []byte(result), 0o644)); err != nil {
+			t.Error(err)
+		}
+		return units.State{Active: "active", Sub: "exited", StatusText: status.Done(1, 3, "")}
+	}
+	b.worker.Store(&work)
+	job := b.must(object, names.Overlay+".Build", variants{})[0].(dbus.ObjectPath)
+	b.ended("build-overlay")
+	if got := b.property(job, names.Job, "Status"); got != "1 item, 1 not to be had: 8: it is banned" {
+		t.Errorf("status %q", got)
+	}
+	want := [][]any{{"7", "Map", "a.vpk", "present", "", uint64(3), uint64(10e6)}, {"8", "", "", "missing", "it is banned", uint64(0), uint64(0)}}
+	if got := list(); !reflect.DeepEqual(got, want) {
+		t.Errorf("items %v", got)
+	}
+	for _, c := range []struct {
+		path    dbus.ObjectPath
+		options variants
+		want    string
+	}{
+		{object, variants{"revision": dbus.MakeVariant(uint32(9))}, "overlay maps has no revision 9 on disk"},
+		{object, variants{"x": dbus.MakeVariant(true)}, `option "x" is not known`},
+	} {
+		if _, err := b.call(c.path, names.Overlay+".ListItems", c.options); !strings.Contains(fmt.Sprint(err), c.want) {
+			t.Error(err)
+		}
+	}
+	b.must(names.Root, names.Manager+".CreateOverlay", "sm", "files", variants{}, variants{})
+	if _, err := b.call(names.OverlayPath("sm"), names.Overlay+".ListItems", variants{}); !strings.Contains(fmt.Sprint(err), "overlay sm has no items: it is of type files, not workshop") {
+		t.Error(err)
 	}
 }

@@ -88,6 +88,7 @@ var methods = []method{
 	{names.Overlay, "Build", "a{sv}", "o", action + "overlay.build", (*Server).overlayVerb, false},
 	{names.Overlay, "Delete", "a{sv}", "o", action + "overlay.delete", (*Server).overlayVerb, false},
 	{names.Overlay, "GetConfig", "", "a{sv}", action + "overlay.inspect", (*Server).getOverlayConfig, false},
+	{names.Overlay, "ListItems", "a{sv}", "a(ssssstt)", action + "overlay.inspect", (*Server).listItems, false},
 	{names.Overlay, "ListFiles", "sa{sv}", "a(sstt)b", action + "overlay.inspect", (*Server).listFiles, false},
 	{names.Overlay, "OpenFile", "sa{sv}", "h", action + "overlay.inspect", (*Server).openFile, false},
 

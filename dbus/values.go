@@ -133,7 +133,7 @@ func readChanges(v any) (daemon.Changes, error) {
 // overlayChanges reads a config of an overlay.
 func overlayChanges(v any) (daemon.OverlayChanges, error) {
 	d := newDict("config key", v)
-	c := daemon.OverlayChanges{Keep: take[uint32](d, "keep", "u")}
+	c := daemon.OverlayChanges{Keep: take[uint32](d, "keep", "u"), Items: take[[]string](d, "items", "as")}
 	return c, d.end()
 }
 
@@ -142,6 +142,9 @@ func overlayConfig(c store.OverlayConfig) map[string]dbus.Variant {
 	v := map[string]dbus.Variant{}
 	if c.Keep != nil {
 		v["keep"] = dbus.MakeVariant(*c.Keep)
+	}
+	if len(c.Items) > 0 {
+		v["items"] = dbus.MakeVariant(c.Items)
 	}
 	return v
 }

@@ -200,23 +200,46 @@ func (s *skips) holds(name string) bool {
 func (w *linker) link(from, to int, name string, st unix.Stat_t) error {
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
-		err := unix.Linkat(from, name, to, name, 0)
-		switch err {
-		case nil:
-			// What lies in a directory of the server's user could have become something else just now.
-			if now, err := statAt(to, name); err != nil || !sameFile(now, st) || now.Mode&unix.S_IFMT != unix.S_IFREG {
-				unix.Unlinkat(to, name, 0)
-				return errChanged
-			}
-			return nil
-		case unix.EMLINK, unix.EPERM, unix.EXDEV, unix.EOPNOTSUPP:
-			return copyFile(w.ctx, from, to, name, st)
-		}
-		return err
+		return linkFile(w.ctx, from, name, to, name, st)
 	case unix.S_IFLNK:
 		return copyLink(from, to, name, st)
 	}
 	return errNoKind
+}
+
+// LinkFile gives the regular file name in from another name in to, which must be a directory that only root can write to. Where
+// the file system refuses a link it is a copy.
+func LinkFile(ctx context.Context, from int, name string, to int, as string) error {
+	if err := errors.Join(oneName(name), oneName(as)); err != nil {
+		return err
+	}
+	st, err := statAt(from, name)
+	if err == nil {
+		if st.Mode&unix.S_IFMT != unix.S_IFREG {
+			return fmt.Errorf("%q: not a regular file", name)
+		}
+		err = linkFile(ctx, from, name, to, as, st)
+	}
+	if err != nil {
+		return pathError(name, err)
+	}
+	return nil
+}
+
+func linkFile(ctx context.Context, from int, name string, to int, as string, st unix.Stat_t) error {
+	err := unix.Linkat(from, name, to, as, 0)
+	switch err {
+	case nil:
+		// What lies in a directory of the server's user could have become something else just now.
+		if now, err := statAt(to, as); err != nil || !sameFile(now, st) || now.Mode&unix.S_IFMT != unix.S_IFREG {
+			unix.Unlinkat(to, as, 0)
+			return errChanged
+		}
+		return nil
+	case unix.EMLINK, unix.EPERM, unix.EXDEV, unix.EOPNOTSUPP:
+		return copyFileAs(ctx, from, name, to, as, st)
+	}
+	return err
 }
 
 var errNoKind = errors.New("neither a file nor a directory nor a link")
@@ -236,7 +259,11 @@ func copyLink(from, to int, name string, st unix.Stat_t) error {
 // noSetID are the bits of a mode that are copied: left4d and its workers may set no others (RestrictSUIDSGID=), and no file needs them.
 const noSetID = 0o1777
 
-func copyFile(ctx context.Context, from, to int, name string, st unix.Stat_t) (err error) {
+func copyFile(ctx context.Context, from, to int, name string, st unix.Stat_t) error {
+	return copyFileAs(ctx, from, name, to, name, st)
+}
+
+func copyFileAs(ctx context.Context, from int, name string, to int, as string, st unix.Stat_t) (err error) {
 	in, err := openSame(from, name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
 	if err != nil {
 		return err
@@ -249,14 +276,14 @@ func copyFile(ctx context.Context, from, to int, name string, st unix.Stat_t) (e
 	if !sameFile(now, st) || now.Mode&unix.S_IFMT != unix.S_IFREG {
 		return errChanged
 	}
-	out, err := openSame(to, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o600)
+	out, err := openSame(to, as, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
 	defer func() {
 		unix.Close(out)
 		if err != nil {
-			unix.Unlinkat(to, name, 0)
+			unix.Unlinkat(to, as, 0)
 		}
 	}()
 	if unix.IoctlFileClone(out, in) != nil {
@@ -267,7 +294,7 @@ func copyFile(ctx context.Context, from, to int, name string, st unix.Stat_t) (e
 	if err := own(out, st.Mode&noSetID, int(st.Uid), int(st.Gid)); err != nil {
 		return err
 	}
-	return setModified(to, name, st)
+	return setModified(to, as, st)
 }
 
 func setModified(dir int, name string, st unix.Stat_t) error {

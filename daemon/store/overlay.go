@@ -18,6 +18,9 @@ type Overlay struct {
 // OverlayConfig is what the owner of an overlay may set; nil is the default.
 type OverlayConfig struct {
 	Keep *uint32 `json:",omitempty"` // older revisions that stay for a rollback
+
+	// Of type workshop.
+	Items []string `json:",omitempty"` // ids of items and collections
 }
 
 // Overlays returns all overlays by name.

@@ -87,6 +87,9 @@ func (s *Store) DropRevision(overlay, id uint32, now int64) error {
 		if err := one(tx.Exec("UPDATE revision SET removed = ? WHERE overlay = ? AND id = ? AND current = 0", now, overlay, id)); err != nil {
 			return err
 		}
+		if err := dropWorkshop(tx, overlay, id); err != nil {
+			return err
+		}
 		_, err := tx.Exec(`DELETE FROM revision WHERE overlay = ? AND removed != 0
 			AND id < (SELECT max(id) FROM revision WHERE overlay = ?)`, overlay, overlay)
 		return err
@@ -115,7 +118,10 @@ func adoptRevision(tx *sqlx.Tx, r Revision) error {
 // not 0, becomes that. Its number stays used.
 func (s *Store) LoseRevision(overlay, id, next uint32, now int64) error {
 	return s.define(func(tx *sqlx.Tx) error {
-		if err := one(tx.Exec("UPDATE revision SET removed = ?, current = 0 WHERE overlay = ? AND id = ?", now, overlay, id)); err != nil || next == 0 {
+		if err := one(tx.Exec("UPDATE revision SET removed = ?, current = 0 WHERE overlay = ? AND id = ?", now, overlay, id)); err != nil {
+			return err
+		}
+		if err := dropWorkshop(tx, overlay, id); err != nil || next == 0 {
 			return err
 		}
 		return one(tx.Exec("UPDATE revision SET current = 1 WHERE overlay = ? AND id = ? AND published != 0 AND removed = 0", overlay, next))

@@ -248,7 +248,7 @@ func TestRevisions(t *testing.T) {
 func TestOverlaysAndBlueprints(t *testing.T) {
 	s := open(t, filepath.Join(t.TempDir(), "left4.db"))
 	keep := uint32(3)
-	a := Overlay{Name: "a", Type: "files", Owner: 1000, Created: 1, Config: JSON[OverlayConfig]{OverlayConfig{&keep}}}
+	a := Overlay{Name: "a", Type: "files", Owner: 1000, Created: 1, Config: JSON[OverlayConfig]{OverlayConfig{Keep: &keep}}}
 	if err := s.CreateOverlay(&a); err != nil || a.ID != 1 {
 		t.Fatal(a, err)
 	}

@@ -31,6 +31,7 @@ const (
 	maxParallel = 16      // downloads at a time
 	maxFileName = 200     // bytes of a file's name: the item's id may have to go before it
 	maxTitle    = 200     // bytes
+	maxTime     = 1 << 40 // seconds since the epoch
 	maxReason   = 500     // bytes
 	partSuffix  = ".part" // behind the name of what is not complete
 )
@@ -234,7 +235,7 @@ func (s *workshop) judge(id string, d *details) (want, error) {
 		return w, errors.New("its file has no size: Steam tells no file_size")
 	case int64(d.Size) > s.largest:
 		return w, fmt.Errorf("its file has %d bytes, more than %d", int64(d.Size), s.largest)
-	case d.Updated < 0:
+	case d.Updated < 0 || d.Updated > maxTime:
 		return w, fmt.Errorf("it was updated at %d, which is no time", int64(d.Updated))
 	}
 	var err error
