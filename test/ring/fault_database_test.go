@@ -112,6 +112,16 @@ func (h *hurt) sql(statement string) {
 	h.must(err)
 }
 
+// schema is the version of the database's.
+func (h *hurt) schema() (version string) {
+	h.t.Helper()
+	db, err := sql.Open("sqlite3", "file:"+h.db)
+	h.must(err)
+	defer db.Close()
+	h.must(db.QueryRow("PRAGMA user_version").Scan(&version))
+	return version
+}
+
 func (h *hurt) remove(ends ...string) {
 	h.t.Helper()
 	for _, end := range ends {
@@ -191,12 +201,16 @@ func (h *hurt) refused() {
 	h.backedUp()
 	backup, err := os.ReadFile(h.db + ".backup")
 	h.must(err)
+	schema := ""
 	for what, c := range map[string]struct {
 		do, undo func()
 		want     string
 	}{
-		"a newer schema": {func() { h.sql("PRAGMA user_version = 99") }, func() { h.sql("PRAGMA user_version = 4") }, "newer left4"},
-		"an open file":   {func() { h.must(os.Chmod(h.db, 0o644)) }, func() { h.must(os.Chmod(h.db, 0o600)) }, "nobody else may read or write"},
+		"a newer schema": {func() {
+			schema = h.schema()
+			h.sql("PRAGMA user_version = 99")
+		}, func() { h.sql("PRAGMA user_version = " + schema) }, "newer left4"},
+		"an open file": {func() { h.must(os.Chmod(h.db, 0o644)) }, func() { h.must(os.Chmod(h.db, 0o600)) }, "nobody else may read or write"},
 		"no good backup": {func() {
 			h.must(os.Rename(h.db, h.db+".kept"))
 			h.must(os.WriteFile(h.db, []byte(strings.Repeat("x", 9000)), 0o600))
