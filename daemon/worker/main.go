@@ -4,15 +4,19 @@
 //	left4-worker import
 //
 // unpacks the tar stream on its standard input (plain, gzip or zstd) into the working directory, which must be empty. With
-// LEFT4_KIND=game the result must be a game. LEFT4_SIZE is the stream's length in bytes, for the progress. It tells how far
-// it is, and the error or the result, in the form of package status. It exits with 0 when all is on the disk, 1 on failure,
-// 2 when used wrongly.
+// LEFT4_KIND=game the result must be a game. LEFT4_SIZE is the stream's length in bytes, for the progress.
+//
+// It tells how far it is, and the error or the result, in the form of package status. It exits with 0 when all is on the
+// disk, 1 on failure, 2 when used wrongly.
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -27,34 +31,76 @@ func main() {
 	os.Exit(run(os.Args[1:], os.Getenv, os.Stdin, os.Stderr))
 }
 
+// worker is what a command works with, besides the current directory.
+type worker struct {
+	getenv func(string) string
+	stdin  io.Reader
+	stderr io.Writer
+	note   func(text string) // tells left4d
+}
+
+// outcome is what has been made.
+type outcome struct {
+	files, bytes int64
+	note         string // for status.Done
+}
+
+// command does one kind of work. A usageError is one of whoever calls it.
+type command struct {
+	stdin string // what it reads, for people
+	what  string // it does, as one says it
+	run   func(*worker) (outcome, error)
+}
+
+type usageError struct{ error }
+
+var commands = map[string]command{
+	"import": {"ARCHIVE.tar", "import", importArchive},
+}
+
 func run(args []string, getenv func(string) string, stdin io.Reader, stderr io.Writer) int {
-	if len(args) != 1 || args[0] != "import" {
-		fmt.Fprintln(stderr, "usage: left4-worker import < ARCHIVE.tar")
+	if len(args) != 1 || commands[args[0]].run == nil {
+		for i, name := range slices.Sorted(maps.Keys(commands)) {
+			fmt.Fprintf(stderr, "%s left4-worker %s < %s\n", []string{"usage:", "      "}[min(i, 1)], name, commands[name].stdin)
+		}
 		return 2
 	}
-	size := int64(-1)
-	if text := getenv("LEFT4_SIZE"); text != "" {
-		var err error
-		if size, err = strconv.ParseInt(text, 10, 64); err != nil || size < 0 {
-			fmt.Fprintf(stderr, "left4-worker: LEFT4_SIZE is %q, not a number of bytes\n", text)
-			return 2
-		}
-	}
+	w := &worker{getenv: getenv, stdin: stdin, stderr: stderr}
 	// Nobody may listen: by hand there is no service manager.
-	note := func(text string) { _, _ = daemon.SdNotify(false, "STATUS="+text) }
-	im := importer{game: getenv("LEFT4_KIND") == "game", part: getenv("LEFT4_KIND") == "part", size: size, note: note}
-	if err := im.run(getenv("LEFT4_INTO"), stdin); err != nil {
+	w.note = func(text string) { _, _ = daemon.SdNotify(false, "STATUS="+text) }
+	made, err := commands[args[0]].run(w)
+	var wrong usageError
+	switch {
+	case errors.As(err, &wrong):
+		fmt.Fprintf(stderr, "left4-worker: %v\n", err)
+		return 2
+	case err != nil:
 		reason := strings.ReplaceAll(err.Error(), "\n", "; ")
-		fmt.Fprintf(stderr, "left4-worker: cannot import: %s\n", reason)
-		note(status.Error(reason))
+		fmt.Fprintf(stderr, "left4-worker: cannot %s: %s\n", commands[args[0]].what, reason)
+		w.note(status.Error(reason))
 		return 1
 	}
-	fmt.Fprintf(stderr, "imported %d files, %d bytes\n", im.files, im.bytes)
-	note(status.Done(im.files, im.bytes, ""))
+	w.note(status.Done(made.files, made.bytes, made.note))
 	return 0
 }
 
-// run imports into the working directory.
+func importArchive(w *worker) (outcome, error) {
+	size := int64(-1)
+	if text := w.getenv("LEFT4_SIZE"); text != "" {
+		var err error
+		if size, err = strconv.ParseInt(text, 10, 64); err != nil || size < 0 {
+			return outcome{}, usageError{fmt.Errorf("LEFT4_SIZE is %q, not a number of bytes", text)}
+		}
+	}
+	kind := w.getenv("LEFT4_KIND")
+	im := importer{game: kind == "game", part: kind == "part", size: size, note: w.note}
+	if err := im.run(w.getenv("LEFT4_INTO"), w.stdin); err != nil {
+		return outcome{}, err
+	}
+	fmt.Fprintf(w.stderr, "imported %d files, %d bytes\n", im.files, im.bytes)
+	return outcome{files: im.files, bytes: im.bytes}, nil
+}
+
 // run unpacks into a directory below the current one, which it makes; "" is the current one.
 func (im *importer) run(into string, stream io.Reader) error {
 	dir, err := unix.Open(".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
