@@ -6,6 +6,11 @@
 // unpacks the tar stream on its standard input (plain, gzip or zstd) into the working directory, which must be empty. With
 // LEFT4_KIND=game the result must be a game. LEFT4_SIZE is the stream's length in bytes, for the progress.
 //
+//	left4-worker install
+//
+// installs, updates or checks the game in the working directory by SteamCMD or DepotDownloader, as the order.Install on its
+// standard input says.
+//
 // It tells how far it is, and the error or the result, in the form of package status. It exits with 0 when all is on the
 // disk, 1 on failure, 2 when used wrongly.
 package main
@@ -55,7 +60,8 @@ type command struct {
 type usageError struct{ error }
 
 var commands = map[string]command{
-	"import": {"ARCHIVE.tar", "import", importArchive},
+	"import":  {"ARCHIVE.tar", "import", importArchive},
+	"install": {"ORDER.json", "install the game", installGame},
 }
 
 func run(args []string, getenv func(string) string, stdin io.Reader, stderr io.Writer) int {
