@@ -12,6 +12,11 @@
 // fetches items of the Steam Workshop into the working directory, as the order.Workshop on its standard input says, and
 // leaves an order.WorkshopResult there.
 //
+//	left4-worker install
+//
+// installs, updates or checks the game in the working directory by SteamCMD or DepotDownloader, as the order.Install on its
+// standard input says.
+//
 // It tells how far it is, and the error or the result, in the form of package status. It exits with 0 when all is on the
 // disk, 1 on failure, 2 when used wrongly.
 package main
@@ -73,6 +78,7 @@ type usageError struct{ error }
 
 var commands = map[string]command{
 	"import":   {"ARCHIVE", "import", importArchive},
+	"install":  {"ORDER.json", "install the game", installGame},
 	"workshop": {"ORDER.json", "fetch items of the workshop", buildWorkshop},
 }
 
