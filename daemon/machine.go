@@ -193,34 +193,65 @@ func (d *Daemon) findMissingLibraries(e *examination) error {
 		return err
 	}
 	var missing []string
-	add := func(name string) {
-		if !slices.Contains(missing, name) {
-			missing = append(missing, name)
-		}
-	}
 	for _, file := range gamePrograms {
 		p, err := d.gameProgram(layers, file)
 		if err != nil {
 			continue // not there, or for no 32-bit system
 		}
-		if p.interpreter != "" && !is32(d.system(p.interpreter)) {
-			add(p.interpreter)
-		}
-		for _, name := range p.needed {
+		missing = append(missing, d.lacks(p, cache, func(name string) bool {
 			// As srcds_run says: LD_LIBRARY_PATH=.:bin.
-			if _, here, _ := d.inGame(layers, name); here != 0 || strings.Contains(name, "/") {
-				continue
-			}
-			if _, bin, _ := d.inGame(layers, "bin/"+name); bin == 0 && !d.hasLibrary(cache, name) {
-				add(name)
+			_, here, _ := d.inGame(layers, name)
+			_, bin, _ := d.inGame(layers, "bin/"+name)
+			return here != 0 || bin != 0
+		})...)
+	}
+	d.tellMissing(e, "game", "the game", missing)
+	missing = nil
+	if o, err := d.installer(); err == nil && o.SteamCMD != "" {
+		// Beside Valve's script, and where Debian's package has what its own copies.
+		for _, file := range []string{filepath.Join(filepath.Dir(o.SteamCMD), "linux32/steamcmd"), d.system("/usr/lib/games/steam/steamcmd")} {
+			if p, err := readProgramFile(file); err == nil {
+				missing = append(missing, d.lacks(p, cache, func(name string) bool { return is32(filepath.Join(filepath.Dir(file), name)) })...)
 			}
 		}
 	}
-	if len(missing) > 0 {
-		e.add("game", SeverityError, "", "the game is a 32-bit program, and this machine lacks what it is linked with: %s; %s",
-			strings.Join(missing, ", "), d.installs(missing))
-	}
+	d.tellMissing(e, "SteamCMD", "SteamCMD", missing)
 	return nil
+}
+
+// tellMissing tells what a program lacks, each once.
+func (d *Daemon) tellMissing(e *examination, name, what string, missing []string) {
+	var all []string
+	for _, library := range missing {
+		if !slices.Contains(all, library) {
+			all = append(all, library)
+		}
+	}
+	if len(all) > 0 {
+		e.add(name, SeverityError, "", "%s is a 32-bit program, and this machine lacks what it is linked with: %s; %s", what, strings.Join(all, ", "), d.installs(all))
+	}
+}
+
+// lacks are what a program wants of the machine that is neither there nor beside it.
+func (d *Daemon) lacks(p program, cache []byte, beside func(name string) bool) (missing []string) {
+	if p.interpreter != "" && !is32(d.system(p.interpreter)) {
+		missing = append(missing, p.interpreter)
+	}
+	for _, name := range p.needed {
+		if !strings.Contains(name, "/") && !beside(name) && !d.hasLibrary(cache, name) {
+			missing = append(missing, name)
+		}
+	}
+	return missing
+}
+
+func readProgramFile(name string) (program, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return program{}, err
+	}
+	defer f.Close()
+	return readProgram(f)
 }
 
 func (d *Daemon) gameProgram(layers []string, file string) (program, error) {

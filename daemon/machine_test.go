@@ -134,6 +134,23 @@ func TestMissingLibraries(t *testing.T) {
 	}
 }
 
+// What installs the game is looked at before there is one.
+func TestSteamCMDLacksALibrary(t *testing.T) {
+	w := newWorld(t)
+	w.write("machine/etc/os-release", []byte("ID=debian\n"))
+	w.write("machine/usr/lib32/libc.so.6", daemontest.Program32(""))
+	w.settings("[Game]\nSteamCMD=/usr/bin/env\n") // some program that there is
+	w.write("machine/usr/lib/games/steam/steamcmd", daemontest.Program32("/lib/ld-linux.so.2", "libc.so.6", "libstdc++.so.6"))
+	w.write("machine/usr/lib/games/steam/libstdc++.so.6", daemontest.Program32(""))
+	if got, want := w.whatIs("missing-library", "SteamCMD"), "linked with: /lib/ld-linux.so.2; dpkg --add-architecture i386 && apt update && apt install libc6:i386 brings it"; !strings.HasSuffix(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	w.write("machine/lib/ld-linux.so.2", daemontest.Program32(""))
+	if got := w.whatIs("missing-library", "SteamCMD"); got != "" {
+		t.Errorf("got %q", got)
+	}
+}
+
 func TestMissingSteamclient(t *testing.T) {
 	const link = "state/game/1/.steam/sdk32/steamclient.so"
 	for name, c := range map[string]struct {
