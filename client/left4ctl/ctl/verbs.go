@@ -564,9 +564,10 @@ not the job.`,
 			summary: "look for problems, and repair them",
 			help: `Looks for what is not as left4d has left it, or would want it: files, mounts and servers that
 nothing is known of, as after the loss of the database; what is known and is not there; a
-database that was restored from its backup; disks that are nearly full. With PROBLEMs only for
-those, each as it is listed, or a kind for all of it. If left4d itself does not run, it tells
-why.
+database that was restored from its backup. It also looks at the machine: 32-bit libraries,
+disks, overlayfs, ports, slices, polkit, settings, versions; there it tells the command that
+mends what is wrong. With PROBLEMs only for those, each as it is listed, or a kind for all of
+it. If left4d itself does not run, it tells why.
 
 --repair repairs them. What nothing is known of is defined again, as far as what is there
 tells how; what is gone is forgotten; a loss that was told is not told any more. A repair
