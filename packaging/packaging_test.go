@@ -86,6 +86,19 @@ func TestManualAndCompletionsKnowEveryVerbAndFlag(t *testing.T) {
 	}
 }
 
+func TestTheManualKnowsEverySetting(t *testing.T) {
+	keys := regexp.MustCompile(`(?m)^#([A-Za-z]+)=`).FindAllStringSubmatch(text(t, "left4d.conf"), -1)
+	if len(keys) < 10 {
+		t.Fatalf("left4d.conf has only %v", keys)
+	}
+	manual := text(t, "man/left4d.conf.5")
+	for _, key := range keys {
+		if !strings.Contains(manual, "\n.It Cm "+key[1]+" Ns = Ns ") {
+			t.Errorf("left4d.conf(5) does not know %s=", key[1])
+		}
+	}
+}
+
 func TestManualsAreWellFormed(t *testing.T) {
 	program, err := exec.LookPath("mandoc")
 	if err != nil {
