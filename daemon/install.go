@@ -118,7 +118,7 @@ func (d *Daemon) installGame(ctx context.Context, j *job) error {
 			build, upToDate, err := parseBuild(note)
 			if err == nil && upToDate {
 				d.setAvailable(build)
-				err = &upToDateError{"build " + build + " is the newest one, and installed"}
+				err = &upToDateError{"build " + orUnknown(build) + " is the newest one, and installed"}
 			}
 			r.Info.V.Build = build
 			return err
@@ -130,10 +130,14 @@ func (d *Daemon) installGame(ctx context.Context, j *job) error {
 	})
 }
 
-// parseBuild reads what the worker says of the build: "build 123", and whether that was there already: "build 123 up to date".
+// parseBuild reads what the worker says of the build: "build 123", and whether that was there already: "build 123 up to date". Of
+// what DepotDownloader has got it is "build unknown", which is "".
 func parseBuild(note string) (build string, upToDate bool, err error) {
 	build, known := strings.CutPrefix(note, "build ")
 	build, upToDate = strings.CutSuffix(build, " up to date")
+	if build == "unknown" {
+		return "", upToDate, nil
+	}
 	if _, err := strconv.ParseUint(build, 10, 64); err != nil || !known {
 		return "", false, errors.New("the worker did not tell which build it is")
 	}
@@ -150,7 +154,7 @@ func (d *Daemon) build() string {
 func (d *Daemon) setAvailable(build string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.available != build {
+	if d.available != build && build != "" {
 		d.available = build
 		d.gameChanged()
 	}
@@ -401,7 +405,7 @@ func (d *Daemon) takeInstall(ctx context.Context, j *job, r *store.Revision) (ma
 		return made{}, err
 	}
 	if !changed && r.Info.V.Build == d.build() {
-		return made{}, &upToDateError{"build " + r.Info.V.Build + " is installed, and nothing had to be changed"}
+		return made{}, &upToDateError{"build " + orUnknown(r.Info.V.Build) + " is installed, and nothing had to be changed"}
 	}
 	layers, err := d.gameLayers(base)
 	if err != nil {

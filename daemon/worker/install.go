@@ -288,18 +288,19 @@ func (in *installer) byDepotDownloader() (outcome, error) {
 	if err != nil {
 		return outcome{}, err
 	}
-	if got.bytes == 0 && got.known == got.count && !in.Validate {
-		return outcome{note: "up to date"}, nil
+	// It does not know builds.
+	build := "unknown"
+	if in.remote != "" {
+		build = in.remote
+	}
+	if got.bytes == 0 && got.known == got.count {
+		return outcome{note: "build " + build + " up to date"}, nil
 	}
 	// It tells of what SteamCMD has installed, which this is not any more.
 	if err := removeManifest(in.dir); err != nil {
 		return outcome{}, err
 	}
-	note := ""
-	if in.remote != "" {
-		note = "build " + in.remote
-	}
-	return in.finish("", note)
+	return in.finish("", "build "+build)
 }
 
 // retry does work until it succeeds, fails for good, or has been tried so often.

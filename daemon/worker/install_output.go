@@ -23,11 +23,15 @@ const (
 // lines takes the output of a program as it comes and gives it on line by line: printable, without control sequences. Whatever
 // the program writes, it keeps one line.
 type lines struct {
-	each func(line string)
-	rest []byte
+	each  func(line string)
+	heard func() // is called for whatever comes, nil = not needed
+	rest  []byte
 }
 
 func (l *lines) Write(data []byte) (int, error) {
+	if l.heard != nil {
+		l.heard()
+	}
 	for rest := data; len(rest) > 0; {
 		// A progress that is drawn over itself ends in a return.
 		end := bytes.IndexAny(rest, "\n\r")

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -28,7 +29,6 @@ var errSilent = errors.New("silent")
 func (in *installer) run(program, path string, args []string, what string, line func(string)) *failure {
 	in.w.note(status.Step(-1, what))
 	fmt.Fprintf(in.w.stderr, "left4-worker: %s %s\n", path, strings.Join(args, " "))
-	defer endChildren()
 
 	ctx, cancel := context.WithCancelCause(in.ctx)
 	defer cancel(nil)
@@ -39,7 +39,7 @@ func (in *installer) run(program, path string, args []string, what string, line 
 	last := ""
 	show := shower{to: in.w.stderr}
 	tell := teller{what: what, note: func(fraction float64, text string) { in.w.note(status.Step(fraction, text)) }}
-	out := &lines{each: func(text string) {
+	out := &lines{heard: func() { silence.Reset(in.Silence) }, each: func(text string) {
 		show.show(text)
 		last = strings.TrimSpace(text)
 		tell.line(text)
@@ -49,24 +49,36 @@ func (in *installer) run(program, path string, args []string, what string, line 
 		line(last)
 	}}
 
+	from, to, err := in.openOutput(program)
+	if err != nil {
+		return &failure{program: program, class: classUnknown, cause: "its output cannot be read: " + err.Error()}
+	}
+	defer from.Close()
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Dir = in.Home // what it writes beside its work is not part of the game
 	cmd.Env = in.environment()
-	heard := writer(func(data []byte) (int, error) {
-		silence.Reset(in.Silence)
-		return out.Write(data)
-	})
-	cmd.Stdout, cmd.Stderr = &heard, &heard // the same, so that they come in order
+	cmd.Stdout, cmd.Stderr = to, to
 	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGTERM) }
 	cmd.WaitDelay = endWithin
-	err := cmd.Run()
+	err = cmd.Start()
+	to.Close()
+	if err == nil {
+		heard := make(chan struct{})
+		go func() {
+			defer close(heard)
+			_, _ = io.Copy(out, from) // a terminal ends in an error when nobody has it open any more
+		}()
+		err = cmd.Wait()
+		endChildren()
+		<-heard
+	}
 	out.flush()
 
 	fail := &failure{program: program, retry: true}
 	var exit *exec.ExitError
 	switch {
-	case err == nil, in.ctx.Err() != nil, errors.Is(err, exec.ErrWaitDelay):
+	case err == nil, in.ctx.Err() != nil:
 		return found
 	case context.Cause(ctx) == errSilent:
 		fail.class, fail.cause = classHang, fmt.Sprintf("it hung: it has said nothing for %s", in.Silence)
@@ -83,9 +95,54 @@ func (in *installer) run(program, path string, args []string, what string, line 
 	return fail
 }
 
-type writer func([]byte) (int, error)
+// openOutput makes what a program writes to and where that is read.
+//
+// SteamCMD keeps what it writes for itself until it has 4096 bytes of it, unless it writes to a terminal
+// (github.com/GameServerManagers/LinuxGSM/issues/3655, github.com/ValveSoftware/Source-1-Games/issues/1929): for minutes a
+// download would look like one that hangs.
+func (in *installer) openOutput(program string) (from, to *os.File, err error) {
+	if program == steamProgram {
+		if from, to, err = openTerminal(); err == nil {
+			return from, to, nil
+		}
+		fmt.Fprintf(in.w.stderr, "left4-worker: there is no terminal for %s, and the progress will come late: %v\n", program, err)
+	}
+	return os.Pipe()
+}
 
-func (w *writer) Write(data []byte) (int, error) { return (*w)(data) }
+// openTerminal opens both ends of a new terminal.
+func openTerminal() (from, to *os.File, err error) {
+	if from, err = os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0); err != nil {
+		return nil, nil, err
+	}
+	defer func() {
+		if err != nil {
+			from.Close()
+		}
+	}()
+	raw, err := from.SyscallConn()
+	if err != nil {
+		return nil, nil, err
+	}
+	if e := raw.Control(func(fd uintptr) {
+		if err = unix.IoctlSetPointerInt(int(fd), unix.TIOCSPTLCK, 0); err != nil {
+			return
+		}
+		// Wide enough for whoever breaks lines at its edge.
+		if err = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Row: 50, Col: 500}); err != nil {
+			return
+		}
+		other, _, errno := unix.Syscall(unix.SYS_IOCTL, fd, unix.TIOCGPTPEER, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC)
+		if errno != 0 {
+			err = errno
+			return
+		}
+		to = os.NewFile(other, "terminal")
+	}); e != nil {
+		err = e
+	}
+	return from, to, err
+}
 
 // exited says how a program ended that did not say why.
 func exited(how syscall.WaitStatus) (class, string) {
@@ -123,9 +180,8 @@ func (in *installer) environment() []string {
 		"HOME=" + in.Home,
 		"PATH=/usr/local/bin:/usr/bin:/bin:/usr/games",
 		"LANG=C.UTF-8", "LC_ALL=C.UTF-8", // SteamCMD and bash say things in other languages too
-		"TMPDIR=" + in.Home,
 		"DOTNET_BUNDLE_EXTRACT_BASE_DIR=" + filepath.Join(in.Home, ".net"),
-		"DOTNET_EnableDiagnostics=0", // or it leaves a socket in TMPDIR
+		"DOTNET_EnableDiagnostics=0", // or it leaves a socket in /tmp
 	}
 }
 
