@@ -111,7 +111,8 @@ func (d *Daemon) installGame(ctx context.Context, j *job) error {
 	if j.Parameters.V.Mode == ModeCheck {
 		return d.checkGame(ctx, j)
 	}
-	return d.makeRevision(ctx, j, maker{
+	var installed *store.Revision
+	err := d.makeRevision(ctx, j, maker{
 		verb:   "install",
 		worker: func(ctx context.Context, r *store.Revision) (units.Worker, error) { return d.installWorker(ctx, j, r) },
 		note: func(r *store.Revision, note string) error {
@@ -124,10 +125,18 @@ func (d *Daemon) installGame(ctx context.Context, j *job) error {
 			return err
 		},
 		take: func(ctx context.Context, r *store.Revision, _ status.Report) (made, error) {
-			return d.takeInstall(ctx, j, r)
+			files, err := d.takeInstall(ctx, j, r)
+			if err == nil {
+				installed = r
+			}
+			return files, err
 		},
 		undo: d.endInstall,
 	})
+	if err == nil && installed != nil {
+		d.step(j, "build %s is installed, as revision %d", orUnknown(installed.Info.V.Build), installed.ID)
+	}
+	return err
 }
 
 // parseBuild reads what the worker says of the build: "build 123", and whether that was there already: "build 123 up to date". Of

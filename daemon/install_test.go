@@ -114,7 +114,9 @@ func TestTheGameIsInstalledFromNothing(t *testing.T) {
 		t.Errorf("%q, revision %d", j.Status, w.GameRevision())
 	}
 	s.files = map[string]string{"srcds_run": "1", "left4dead2/a": "1"}
-	s.install("", JobDone)
+	if j := s.install("", JobDone); j.Status != "build 100 is installed, as revision 1" {
+		t.Errorf("%q", j.Status)
+	}
 	now, available, all := w.Game()
 	if now.ID != 1 || now.Base != 0 || now.Info.V.Build != "100" || available != "100" || now.Files != 2 || now.Bytes != 7 || len(all) != 1 {
 		t.Errorf("%+v, %s, %d revisions", now, available, len(all))

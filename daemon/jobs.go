@@ -683,7 +683,7 @@ func (d *Daemon) step(j *job, format string, args ...any) {
 		if n := slices.Index(steps, text); n >= 0 {
 			j.Progress = max(j.Progress, float64(n)/float64(len(steps)))
 		} else if text == publishing {
-			j.Progress = 0.99
+			j.Progress = max(j.Progress, 0.99)
 		}
 	})
 }
