@@ -549,6 +549,9 @@ func (d *Daemon) findScriptNetwork(e *examination) error {
 	if !slices.ContainsFunc(d.Overlays(), func(o Overlay) bool { return o.Type == "script" }) {
 		return nil
 	}
+	if s, err := d.settings(); err != nil || s.AllowPrivateNetworks {
+		return nil // told by itself, or wanted
+	}
 	a, err := e.machine.probe()
 	if err != nil {
 		return err

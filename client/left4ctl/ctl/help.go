@@ -49,7 +49,7 @@ func (v *invocation) overview() {
 	fmt.Fprint(w, "\nleft4ctl help VERB tells more about each.\n\n"+
 		"Exit status: 0 done, 1 failed, 2 not understood; status NAME also 3 (stopped or failed) and 4 (no such instance).\n\n"+
 		"Example:\n"+
-		"  left4ctl game import /srv/l4d2\n"+
+		"  left4ctl game install\n"+
 		"  left4ctl create versus-1 --hostname \"Versus #1\" --arg +map --arg c1m1_hotel\n"+
 		"  left4ctl start versus-1\n"+
 		"  left4ctl logs versus-1 -f\n")
