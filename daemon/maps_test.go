@@ -15,8 +15,8 @@ import (
 // The worker sees the layers of the instance, highest first, and nothing else; who it answers with are people's names.
 func TestMapsOfAnInstance(t *testing.T) {
 	w := newWorld(t)
-	w.fill("high", "left4dead2/x")
-	w.fill("low", "left4dead2/x")
+	w.overlay("high", map[string]string{"left4dead2/x": "x"})
+	w.overlay("low", map[string]string{"left4dead2/x": "x"})
 	if _, err := w.CreateInstance("a", Changes{Overlays: &[]store.OverlayRef{{Overlay: "high"}, {Overlay: "low"}}}, 0); err != nil {
 		t.Fatal(err)
 	}
@@ -60,7 +60,7 @@ func TestMapsOfAnInstance(t *testing.T) {
 // A worker may have been taken over by what it read.
 func TestNoAnswerAboutMapsIsBelieved(t *testing.T) {
 	w := newWorld(t)
-	w.fill("o", "x")
+	w.overlay("o", map[string]string{"x": "x"})
 	var r order.MapsResult
 	for range maxRows + 1 {
 		r.Maps = append(r.Maps, order.Map{Name: strings.Repeat("m", 100)})
