@@ -226,6 +226,32 @@ func (c *Client) ListChanges(ctx context.Context, instance string) (changes []Ch
 	return changes, more, err
 }
 
+// Map is a map that a server could be started with.
+type Map struct {
+	Name     string   // as +map has it
+	Campaign string   // its title; "" where no campaign names the map
+	Modes    []string // that the campaign has it for
+	Layer    string   // that brings it: the name of an overlay, or game
+	File     string   // a mission file, a VPK file, or the map itself
+}
+
+// Unread is a file that should tell of maps and could not be read.
+type Unread struct{ Layer, File, Reason string }
+
+// Maps is what there is of maps.
+type Maps struct {
+	Maps   []Map // those of a campaign together, in its order, then those of none
+	Unread []Unread
+	More   bool // left4d left some out
+}
+
+// InstanceMaps returns the maps in the layers of an instance.
+// Errors: ErrNoSuchInstance, ErrNotInstalled, ErrAccessDenied.
+func (c *Client) InstanceMaps(ctx context.Context, instance string) (m Maps, err error) {
+	err = c.of(ctx, kindInstance, instance, "ListMaps", []any{noOptions()}, &m.Maps, &m.Unread, &m.More)
+	return m, err
+}
+
 // ListInstances returns all instances, by name.
 func (c *Client) ListInstances(ctx context.Context) ([]InstanceSummary, error) {
 	var list []InstanceSummary

@@ -88,6 +88,12 @@ func (c OverlayConfig) variants() map[string]dbus.Variant {
 	return m
 }
 
+// OverlayMaps returns the maps in the current revision of an overlay. Errors: ErrNoSuchOverlay, ErrAccessDenied.
+func (c *Client) OverlayMaps(ctx context.Context, name string) (m Maps, err error) {
+	err = c.ofOverlay(ctx, name, "ListMaps", []any{noOptions()}, &m.Maps, &m.Unread, &m.More)
+	return m, err
+}
+
 // CreateOverlay makes an overlay of a type ("files"), with an empty first revision.
 // Errors: ErrInvalidName, ErrInvalidArgument, ErrOverlayExists, ErrAccessDenied.
 func (c *Client) CreateOverlay(ctx context.Context, name, kind string, config OverlayConfig) (dbus.ObjectPath, error) {

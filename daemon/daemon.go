@@ -39,6 +39,7 @@ type Units interface {
 	StartWorker(ctx context.Context, w units.Worker) error
 	Running(ctx context.Context, pattern string) ([]string, error)
 	Inspect(ctx context.Context, program string, q units.Inspection) (units.Findings, error)
+	Consult(ctx context.Context, w units.Worker, answer any) error
 	Squash(ctx context.Context, program string, q units.Squashing, note func(files, bytes uint64)) error
 	Clone(ctx context.Context, program, from, to string, note func(files, bytes uint64)) error
 	Probe(ctx context.Context, program string, q units.Probe) (units.Probed, error)

@@ -70,22 +70,31 @@ func (d *Daemon) openDir(name string) (fd int, err error) {
 	return units.OpenBeneath(state, name, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 }
 
-// inspect asks about the layers that an instance has mounted, or would have after its next start.
+// lower are the layers that an instance has mounted, or would have after its next start.
+func (d *Daemon) lower(instance string) ([]string, error) {
+	in, err := d.Instance(instance)
+	if err != nil {
+		return nil, err
+	}
+	lower, mounted, err := d.Layout.MountedLower(instance)
+	if err != nil {
+		return nil, err
+	}
+	if mounted && lower != nil {
+		return lower, nil
+	}
+	r, err := d.render(in.Instance)
+	if err != nil {
+		return nil, err
+	}
+	return r.plan.Lower, nil
+}
+
+// inspect asks about those, and about what the server wrote.
 func (d *Daemon) inspect(ctx context.Context, q units.Inspection) (units.Findings, []string, error) {
-	in, err := d.Instance(q.Instance)
+	lower, err := d.lower(q.Instance)
 	if err != nil {
 		return units.Findings{}, nil, err
-	}
-	lower, mounted, err := d.Layout.MountedLower(q.Instance)
-	if err != nil {
-		return units.Findings{}, nil, err
-	}
-	if !mounted || lower == nil {
-		r, err := d.render(in.Instance)
-		if err != nil {
-			return units.Findings{}, nil, err
-		}
-		lower = r.plan.Lower
 	}
 	q.Lower = lower
 	f, err := d.Units.Inspect(ctx, d.PreStart, q)
@@ -222,20 +231,29 @@ func (d *Daemon) conflicts(ctx context.Context, overlays []store.OverlayRef) ([]
 	return conflicts, more, nil
 }
 
-// openRevision opens a revision of an overlay, 0 = the current one.
-func (d *Daemon) openRevision(overlay string, revision uint32) (fd int, err error) {
+// revisionLayer is where a revision of an overlay lies, 0 = the current one.
+func (d *Daemon) revisionLayer(overlay string, revision uint32) (string, error) {
 	o, err := d.Overlay(overlay)
 	if err != nil {
-		return -1, err
+		return "", err
 	}
 	if revision == 0 {
 		revision = o.Revision
 	}
 	if !slices.ContainsFunc(o.Revisions, func(r store.Revision) bool { return r.ID == revision }) {
-		return -1, errorf(InvalidArgument, "overlay %s has no revision %d on disk", overlay, revision)
+		return "", errorf(InvalidArgument, "overlay %s has no revision %d on disk", overlay, revision)
+	}
+	return layerName(o.ID, revision), nil
+}
+
+// openRevision opens that.
+func (d *Daemon) openRevision(overlay string, revision uint32) (fd int, err error) {
+	layer, err := d.revisionLayer(overlay, revision)
+	if err != nil {
+		return -1, err
 	}
 	var s stack
-	if err := s.open(d, layerName(o.ID, revision), ""); err != nil {
+	if err := s.open(d, layer, ""); err != nil {
 		return -1, err
 	}
 	return s.fds[0], nil

@@ -6,6 +6,7 @@ import (
 
 	"github.com/godbus/dbus/v5"
 
+	"left4.me/left4/daemon"
 	"left4.me/left4/dbus/names"
 )
 
@@ -97,6 +98,38 @@ func (s *Server) listConflicts(c *call) ([]any, error) {
 		return err
 	})
 	return []any{rows, more}, err
+}
+
+// listMaps is for instances and overlays.
+func (s *Server) listMaps(c *call) ([]any, error) {
+	kind := instance
+	if c.method.iface == names.Overlay {
+		kind = overlay
+	}
+	about, err := c.about(kind)
+	if err != nil {
+		return nil, err
+	}
+	d := newDict("option", c.args[0])
+	list := s.daemon.InstanceMaps
+	if kind == overlay {
+		revision := value(take[uint32](d, "revision", "u"))
+		list = func(ctx context.Context, name string) (daemon.Maps, error) {
+			return s.daemon.OverlayMaps(ctx, name, revision)
+		}
+	}
+	if err := d.end(); err != nil {
+		return nil, err
+	}
+	if err := s.may(c, about); err != nil {
+		return nil, err
+	}
+	var found daemon.Maps
+	err = s.walk(c, func(ctx context.Context) (err error) {
+		found, err = list(ctx, about.name)
+		return err
+	})
+	return []any{found.Maps, found.Unread, found.More}, err
 }
 
 // file takes a path of an overlay's file and the revision that it is wanted of, 0 = the current one, and asks whether

@@ -331,6 +331,16 @@ func TestProvenanceOnTheBus(t *testing.T) {
 	if out := b.must(object, names.Instance+".ListChanges", variants{}); !reflect.DeepEqual(out, []any{[][]any{{"cfg/x", "changed", uint64(4)}, {`new\x0aline`, "added", uint64(1 << 40)}}, true}) {
 		t.Errorf("changes: %v", out)
 	}
+	b.units.Answer = `{"Maps":[{"Name":"dl_1","Campaign":"Dead Line","Modes":["coop","versus"],"Layer":0,"File":"left4dead2/addons/d.vpk"},{"Name":"x","Layer":1,"File":"maps/x.bsp"}],
+		"Unread":[{"Layer":1,"File":"bad.vpk","Reason":"it is cut off"}],"More":true}`
+	if out := b.must(object, names.Instance+".ListMaps", variants{}); !reflect.DeepEqual(out, []any{
+		[][]any{{"dl_1", "Dead Line", []string{"coop", "versus"}, "high", "left4dead2/addons/d.vpk"}, {"x", "", []string{}, "low", "maps/x.bsp"}}, [][]any{{"low", "bad.vpk", "it is cut off"}}, true}) {
+		t.Errorf("maps: %v", out)
+	}
+	// What names a layer that was not asked for is nothing.
+	if out := b.must(names.OverlayPath("low"), names.Overlay+".ListMaps", variants{"revision": dbus.MakeVariant(uint32(1))}); len(out[0].([][]any)) != 1 || out[0].([][]any)[0][3] != "low" {
+		t.Errorf("maps: %v", out)
+	}
 	if got := b.files(names.OverlayPath("low"), "", nil); !slices.Equal(got, []string{"cfg directory", `new\x0aline file`}) {
 		t.Errorf("files: %q", got)
 	}
@@ -452,6 +462,7 @@ func TestWhatPolkitIsAsked(t *testing.T) {
 		{names.InstancePath("i"), "Instance.FindFile", []any{"x"}, "instance.inspect", of("i", "inspect")},
 		{names.InstancePath("i"), "Instance.ListChanges", []any{none}, "instance.inspect", of("i", "inspect")},
 		{names.InstancePath("i"), "Instance.ListConflicts", []any{none}, "instance.inspect", of("i", "inspect")},
+		{names.InstancePath("i"), "Instance.ListMaps", []any{none}, "instance.inspect", of("i", "inspect")},
 		{names.InstancePath("i"), "Instance.GetConfig", nil, "instance.inspect", of("i", "inspect")},
 		{names.InstancePath("i"), "Instance.Configure", []any{none, none}, "instance.configure", of("i", "configure")},
 		{names.BlueprintPath("b"), "Blueprint.Update", []any{none, none}, "blueprint.edit", of("b", "edit")},
@@ -465,6 +476,7 @@ func TestWhatPolkitIsAsked(t *testing.T) {
 		{names.OverlayPath("o"), "Overlay.GetConfig", nil, "overlay.inspect", of("o", "inspect")},
 		{names.OverlayPath("o"), "Overlay.ListItems", []any{none}, "overlay.inspect", of("o", "inspect")},
 		{names.OverlayPath("o"), "Overlay.ListFiles", []any{"", none}, "overlay.inspect", of("o", "inspect")},
+		{names.OverlayPath("o"), "Overlay.ListMaps", []any{none}, "overlay.inspect", of("o", "inspect")},
 		{names.OverlayPath("o"), "Overlay.OpenFile", []any{"f", none}, "overlay.inspect", of("o", "inspect")},
 		{overlayJob, "Job.Cancel", []any{none}, "job.cancel", of("o", "cancel")},
 		{gameJob, "Job.Cancel", []any{none}, "job.cancel", details{"verb": "cancel"}},

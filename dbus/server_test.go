@@ -442,6 +442,8 @@ func TestWhatIsRefused(t *testing.T) {
 		{"/me/left4/instance/a", names.Instance + ".FindFile", []any{"../a"}, names.Error + "InvalidArgument"},
 		{"/me/left4/instance/a", names.Instance + ".FindFile", []any{`a\x`}, names.Error + "InvalidArgument"},
 		{"/me/left4/instance/b", names.Instance + ".FindFile", []any{"a"}, names.Error + "NoSuchInstance"},
+		{"/me/left4/instance/a", names.Instance + ".ListMaps", []any{variants{"revision": v(uint32(1))}}, names.Error + "InvalidArgument"},
+		{"/me/left4/overlay/sm", names.Overlay + ".ListMaps", []any{variants{"revision": v(uint32(9))}}, names.Error + "InvalidArgument"},
 		{"/me/left4/instance/a", names.Instance + ".ListChanges", []any{variants{"max": v(uint32(1))}}, names.Error + "InvalidArgument"},
 		{"/me/left4/instance/a", names.Instance + ".ListConflicts", []any{variants{"max": v(uint32(1))}}, names.Error + "InvalidArgument"},
 

@@ -77,6 +77,7 @@ var methods = []method{
 	{names.Instance, "FindFile", "s", "a(ss)", action + "instance.inspect", (*Server).findFile, false},
 	{names.Instance, "ListChanges", "a{sv}", "a(sst)b", action + "instance.inspect", (*Server).listChanges, false},
 	{names.Instance, "ListConflicts", "a{sv}", "a(sas)b", action + "instance.inspect", (*Server).listConflicts, false},
+	{names.Instance, "ListMaps", "a{sv}", "a(ssasss)a(sss)b", action + "instance.inspect", (*Server).listMaps, false},
 
 	{names.Blueprint, "Update", "a{sv}a{sv}", "", action + "blueprint.edit", (*Server).updateBlueprint, true},
 	{names.Blueprint, "Delete", "a{sv}", "", action + "blueprint.delete", (*Server).deleteBlueprint, false},
@@ -90,6 +91,7 @@ var methods = []method{
 	{names.Overlay, "GetConfig", "", "a{sv}", action + "overlay.inspect", (*Server).getOverlayConfig, false},
 	{names.Overlay, "ListItems", "a{sv}", "a(ssssstt)", action + "overlay.inspect", (*Server).listItems, false},
 	{names.Overlay, "ListFiles", "sa{sv}", "a(sstt)b", action + "overlay.inspect", (*Server).listFiles, false},
+	{names.Overlay, "ListMaps", "a{sv}", "a(ssasss)a(sss)b", action + "overlay.inspect", (*Server).listMaps, false},
 	{names.Overlay, "OpenFile", "sa{sv}", "h", action + "overlay.inspect", (*Server).openFile, false},
 
 	{names.Job, "Cancel", "a{sv}", "", action + "job.cancel", (*Server).cancelJob, false},

@@ -155,9 +155,46 @@ func (s *Systemd) ask(ctx context.Context, unit string, properties []property, q
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		return errors.New("left4-overlay gave no answer; journalctl -t left4-overlay may tell why")
+		return errNoAnswer
 	}
 	return nil
+}
+
+var errNoAnswer = errors.New("left4-overlay gave no answer; journalctl -t left4-overlay may tell why")
+
+// Consult has a worker, of which Command, Readable, Order and User count, read its order and answer with one JSON text on its standard
+// output. It can write to nothing and reach nothing: what it reads there may be hostile, and take it over.
+func (s *Systemd) Consult(ctx context.Context, w Worker, answer any) error {
+	ctx, cancel := context.WithTimeout(ctx, inspectTimeout)
+	defer cancel()
+	unit := fmt.Sprintf("left4-consult-%d-%d.service", os.Getpid(), inspections.Add(1))
+	err := s.ask(ctx, unit, w.consultProperties(), w.Order, workerStopTimeout, func(d *json.Decoder) error { return d.Decode(answer) })
+	if errors.Is(err, errNoAnswer) {
+		name := filepath.Base(w.Command[0])
+		err = fmt.Errorf("%s gave no answer; journalctl -t %s may tell why", name, name)
+	}
+	return err
+}
+
+func (w Worker) consultProperties() []property {
+	list := overlayProperties(w.Command[0], w.Command[1:]...)
+	set := func(name string, value any) { list = append(list, property{name, dbus.MakeVariant(value)}) }
+	set("Description", "left4: a look into packages of files")
+	set("TimeoutStartUSec", uint64(inspectTimeout.Microseconds()))
+	set("User", w.User)
+	set("OOMScoreAdjust", int32(500)) // rather than a game server
+	set("CapabilityBoundingSet", uint64(0))
+	set("AmbientCapabilities", uint64(0))
+	set("PrivateUsers", true)
+	set("TemporaryFileSystem", []mountOption{{stateDir, "ro,mode=0755"}, {"/tmp", "ro"}, {"/var/tmp", "ro"}})
+	var views []bindMount
+	for _, dir := range w.Readable {
+		views = append(views, bindMount{dir, dir, false, 0})
+	}
+	if len(views) > 0 {
+		set("BindReadOnlyPaths", views)
+	}
+	return list
 }
 
 // memoryFile is a file with a text in it, to be read from its beginning.

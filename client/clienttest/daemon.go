@@ -69,6 +69,7 @@ type answer struct {
 	secret       string
 	found        []client.Found
 	changes      []client.Change
+	maps         client.Maps
 }
 
 // Instance is an instance of the fake; its properties are served as they are.
@@ -243,6 +244,19 @@ func (d *Daemon) SetFound(name string, found []client.Found) {
 // SetChanges is what ListChanges answers.
 func (d *Daemon) SetChanges(name string, changes []client.Change) {
 	d.answer(name, func(a *answer) { a.changes = changes })
+}
+
+// SetMaps is what ListMaps answers, of an instance or an overlay.
+func (d *Daemon) SetMaps(name string, m client.Maps) {
+	d.answer(name, func(a *answer) { a.maps = m })
+}
+
+// maps are what ListMaps answers.
+func (d *Daemon) maps(name string) ([]client.Map, []client.Unread, bool, *dbus.Error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	m := d.answers[name].maps
+	return append([]client.Map{}, m.Maps...), append([]client.Unread{}, m.Unread...), m.More || d.more, d.failures["ListMaps"]
 }
 
 func (d *Daemon) answer(name string, set func(*answer)) {
@@ -991,6 +1005,10 @@ func (i *instanceFace) ListChanges(msg dbus.Message, o options) ([]client.Change
 		changes = []client.Change{}
 	}
 	return changes, i.more, i.failures["ListChanges"]
+}
+
+func (i *instanceFace) ListMaps(msg dbus.Message, o options) ([]client.Map, []client.Unread, bool, *dbus.Error) {
+	return (*Daemon)(i).maps(i.name(msg))
 }
 
 func (i *instanceFace) ListConflicts(msg dbus.Message, o options) ([]client.Conflict, bool, *dbus.Error) {

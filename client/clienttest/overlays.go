@@ -392,6 +392,11 @@ func (f *overlayFace) ListFiles(msg dbus.Message, text string, o options) ([]fil
 	return rows, f.more, nil
 }
 
+func (f *overlayFace) ListMaps(msg dbus.Message, o options) ([]client.Map, []client.Unread, bool, *dbus.Error) {
+	name, _ := names.OverlayName(msg.Headers[dbus.FieldPath].Value().(dbus.ObjectPath))
+	return (*Daemon)(f).maps(name)
+}
+
 func (f *overlayFace) OpenFile(msg dbus.Message, text string, o options) (dbus.UnixFD, *dbus.Error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -3,6 +3,7 @@ package daemontest
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -34,6 +35,9 @@ type Units struct {
 	Stopped func(unit string) units.State
 	// Findings are the answer to every inspection.
 	Findings units.Findings
+	// Answer is what a worker answers that is consulted, which is Consulted then.
+	Answer    string
+	Consulted units.Worker
 	// Probed is the answer to every probe, but for Taken, of which those are that were asked for; Machine tells of the machine.
 	Probed  units.Probed
 	Machine units.Host
@@ -172,6 +176,18 @@ func (f *Units) Running(_ context.Context, pattern string) ([]string, error) {
 
 func (f *Units) Inspect(ctx context.Context, _ string, q units.Inspection) (units.Findings, error) {
 	return f.Findings, f.call(ctx, "inspect", q.Instance)
+}
+
+// Consult answers with Answer, a JSON text, and keeps the order.
+func (f *Units) Consult(ctx context.Context, w units.Worker, answer any) error {
+	f.mu.Lock()
+	f.Consulted = w
+	text := f.Answer
+	f.mu.Unlock()
+	if err := f.call(ctx, "consult", w.Command[1]); err != nil {
+		return err
+	}
+	return json.Unmarshal([]byte(text), answer)
 }
 
 // Squash has Join do what left4-overlay would.

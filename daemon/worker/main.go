@@ -7,6 +7,10 @@
 // bzip2), or a zip, 7z or VPK file, which must not be a pipe. With LEFT4_KIND=game the result must be a game. LEFT4_INTO is
 // the directory below to unpack into, LEFT4_FILE what a VPK file is called, LEFT4_SIZE the length in bytes, for the progress.
 //
+//	left4-worker maps
+//
+// reads an order.Maps, and answers on its standard output with an order.MapsResult as JSON.
+//
 //	left4-worker workshop
 //
 // fetches items of the Steam Workshop into the working directory, as the order.Workshop on its standard input says, and
@@ -57,6 +61,7 @@ const softMemory = 1 << 30
 type worker struct {
 	getenv func(string) string
 	stdin  io.Reader
+	stdout io.Writer // of those that answer
 	stderr io.Writer
 	note   func(text string) // tells left4d
 }
@@ -79,6 +84,7 @@ type usageError struct{ error }
 var commands = map[string]command{
 	"import":   {"ARCHIVE", "import", importArchive},
 	"install":  {"ORDER.json", "install the game", installGame},
+	"maps":     {"ORDER.json", "list maps", listMaps},
 	"workshop": {"ORDER.json", "fetch items of the workshop", buildWorkshop},
 }
 
@@ -89,7 +95,7 @@ func run(args []string, getenv func(string) string, stdin io.Reader, stderr io.W
 		}
 		return 2
 	}
-	w := &worker{getenv: getenv, stdin: stdin, stderr: stderr}
+	w := &worker{getenv: getenv, stdin: stdin, stdout: os.Stdout, stderr: stderr}
 	// Nobody may listen: by hand there is no service manager.
 	w.note = func(text string) { _, _ = daemon.SdNotify(false, "STATUS="+text) }
 	made, err := commands[args[0]].run(w)

@@ -88,7 +88,7 @@ func TestAbuseFiles(t *testing.T) {
 				wrong("%s leaves or changes\n%s", after, differences(before, now))
 				before = now
 			}
-			if left := p.Run(t, "systemctl", "list-units", "--all", "--plain", "--no-legend", "left4-build*", "left4-clone*"); left != "" {
+			if left := p.Run(t, "systemctl", "list-units", "--all", "--plain", "--no-legend", "left4-build-*", "left4-clone*"); left != "" {
 				wrong("%s leaves units:\n%s", after, left)
 			}
 			if p.pid("b") != pid || p.MainPID(t, "left4d.service") != left4d {
@@ -188,7 +188,7 @@ pe'`, `pi\npe: it is a pipe`},
 			}()
 			<-begun
 			p.waitStatus(im.job, "unpacking")
-			unitName := strings.Fields(p.Run(t, "systemctl", "list-units", "--plain", "--no-legend", "left4-build*"))[0]
+			unitName := strings.Fields(p.Run(t, "systemctl", "list-units", "--plain", "--no-legend", "left4-build-*"))[0]
 			if kib := p.peak(unitName); kib > 64<<10 {
 				wrong("%s: the worker has taken %d KiB", what, kib)
 			}

@@ -36,7 +36,7 @@ func TestAHostileArchiveIsRefusedByName(t *testing.T) {
 		if got := p.Run(t, "ls", "-A", "/var/lib/left4/game"); got != "1" {
 			t.Errorf("game/ holds %q", got)
 		}
-		if got := p.Run(t, "systemctl", "list-units", "--all", "--plain", "--no-legend", "left4-build*"); got != "" {
+		if got := p.Run(t, "systemctl", "list-units", "--all", "--plain", "--no-legend", "left4-build-*"); got != "" {
 			t.Errorf("units are left: %s", got)
 		}
 		p.ctl("create", "a")

@@ -278,6 +278,8 @@ func (v *invocation) argument(token, word string) completion {
 			c = v.names(anOverlay)
 		case group == aBlueprint:
 			c = v.names(aBlueprint)
+		case verb == "maps":
+			c = v.names(anInstance, anOverlay)
 		case verb == "audit", verb == "monitor":
 			c = v.names(anInstance, anOverlay, aBlueprint)
 		default:
@@ -334,6 +336,8 @@ func (v *invocation) keyValues(word string) completion {
 			c = v.names(anOverlay)
 		case "restart":
 			c.add("", restartPolicies...)
+		case "arguments":
+			c = v.mapNames()
 		}
 		for n := range c.words {
 			c.words[n].word = key + "=" + c.words[n].word
@@ -348,6 +352,21 @@ func (v *invocation) keyValues(word string) completion {
 		c.add("a limit, as in a unit file", l.name+"=")
 	}
 	c.add("all limits at their defaults", "limits=")
+	return c
+}
+
+// mapNames are the maps of the instance that is configured, where one follows, if nobody has to be asked whether they may be told.
+func (v *invocation) mapNames() completion {
+	var c completion
+	if v.command.name != "configure" || len(v.args) < 2 || v.args[len(v.args)-1] != "arguments=+map" || !v.lookUp() {
+		return c
+	}
+	found, _ := v.c.InstanceMaps(v.ctx, v.args[0])
+	for _, m := range found.Maps {
+		if !strings.ContainsFunc(m.Name, func(r rune) bool { return !plainInShells(r) }) {
+			c.add(m.Campaign, m.Name)
+		}
+	}
 	return c
 }
 

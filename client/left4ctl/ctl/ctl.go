@@ -100,6 +100,7 @@ type invocation struct {
 	recursive     bool
 	revision      uint32
 	instance      string
+	overlaysOnly  bool
 	filters       filters
 	jobFilters    jobFilters
 	log           logFlags

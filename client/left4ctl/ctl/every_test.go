@@ -68,6 +68,7 @@ var printed = map[string][]any{
 	"which":             {foundJSON{}},
 	"diff":              {changeJSON{}},
 	"conflicts":         {conflictJSON{}},
+	"maps":              {mapJSON{}},
 	"audit":             {callJSON{}},
 	"permissions":       {permissionJSON{}},
 	"doctor":            {problemJSON{}},

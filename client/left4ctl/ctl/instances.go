@@ -31,6 +31,7 @@ func runCreate(v *invocation) error {
 		return v.failed("create", name, err)
 	}
 	v.sayCreated(c, name)
+	v.missMap(name, config.Arguments)
 	return nil
 }
 
@@ -140,6 +141,9 @@ func runConfigure(v *invocation) error {
 		v.say("%s: configured", name)
 	}
 	v.hintRestart(c, done)
+	if one(given) && len(done) == 1 {
+		v.missMap(done[0], changes.Arguments)
+	}
 	return firstOf(err, unmatched)
 }
 

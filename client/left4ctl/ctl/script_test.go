@@ -219,6 +219,18 @@ func steer(ts *testscript.TestScript, neg bool, args []string) {
 			found = append(found, client.Found{Layer: layer, Kind: kind})
 		}
 		d.SetFound(args[0], found)
+	case "maps": // NAME MAP:CAMPAIGN:MODE+MODE:LAYER:FILE… !LAYER:FILE:REASON…
+		var m client.Maps
+		for _, a := range args[1:] {
+			if broken, ok := strings.CutPrefix(unescape(a), "!"); ok {
+				parts := strings.SplitN(broken, ":", 3)
+				m.Unread = append(m.Unread, client.Unread{Layer: parts[0], File: parts[1], Reason: parts[2]})
+				continue
+			}
+			parts := strings.SplitN(unescape(a), ":", 5)
+			m.Maps = append(m.Maps, client.Map{Name: parts[0], Campaign: parts[1], Modes: strings.FieldsFunc(parts[2], func(r rune) bool { return r == '+' }), Layer: parts[3], File: parts[4]})
+		}
+		d.SetMaps(args[0], m)
 	case "changes":
 		var changes []client.Change
 		for _, a := range args[1:] {

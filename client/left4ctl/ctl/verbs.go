@@ -298,6 +298,18 @@ removed) and size (bytes).`,
 			flags: tableFlags, run: runDiff,
 		},
 		{
+			name: "maps", args: "NAME…", group: groupLook, min: 1, max: -1, asks: true,
+			summary: "list the maps that an instance or an overlay has",
+			help: `Lists the maps in the layers of an instance, or, where there is none of that name, in an
+overlay: those that the mission files of campaigns name, loose or in VPK files, and maps that no
+campaign names. They are what +map takes among the arguments; create and configure warn of a
+map that is not among them, and go on, since the game may know more.` + showHelp + `
+
+--json prints an array of objects with name, map, campaign (its title, empty where none names
+the map), modes (an array), layer (an overlay, or game) and file.`,
+			flags: mapsFlags, run: runMaps,
+		},
+		{
 			name: "conflicts", args: "[BLUEPRINT]", group: groupLook, max: 1, asks: true,
 			summary: "list the files that more than one overlay holds",
 			help: `Lists the files that more than one overlay of a blueprint, or of an instance with --instance,

@@ -87,6 +87,35 @@ type Script struct {
 	Base string
 }
 
+// Maps has a worker list the maps in layers, which it finds under these absolute paths, highest first. It answers with a MapsResult.
+type Maps struct {
+	Layers []string
+	Most   int // maps in the answer
+}
+
+// Map is one map that a server could be started with.
+type Map struct {
+	Name     string   // as +map has it
+	Campaign string   // the title of it; "" = none names the map
+	Modes    []string // that the campaign has it for
+	Layer    int      // in Maps.Layers
+	File     string   // that brings it: a mission file, a VPK file, or the map itself
+}
+
+// Unread is a file that should tell of maps and could not be read.
+type Unread struct {
+	Layer  int
+	File   string
+	Reason string
+}
+
+// MapsResult is what there is of maps: those of a campaign together, in its order, then those of none.
+type MapsResult struct {
+	Maps   []Map
+	Unread []Unread
+	More   bool // there are more maps than were asked for
+}
+
 // Read reads one JSON text into v, which knows all of it.
 func Read(in io.Reader, v any) error {
 	text, err := io.ReadAll(io.LimitReader(in, Max+1))
