@@ -22,7 +22,7 @@ import (
 type OverlayInfo struct {
 	Name      string
 	ID        uint32 // never given out again
-	Type      string // files
+	Type      string // files, workshop
 	Owner     uint32 // uid of who created it
 	OwnerName string // the login name of that user on left4d's machine; empty where there was none
 	State     string // ready, building, failed, empty
@@ -45,6 +45,8 @@ type Revision struct {
 // OverlayConfig is the definition of an overlay, or a part of it: what is nil is not sent.
 type OverlayConfig struct {
 	Keep *uint32 // how many revisions older than the current one are kept for a rollback
+	// Items are, of type workshop, the ids of items and collections, or the addresses of their pages.
+	Items []string
 }
 
 // ImportOptions are the options of ImportOverlay.
@@ -74,6 +76,16 @@ type FileEntry struct {
 	Modified time.Time
 }
 
+// OverlayItem is an item of the workshop that an overlay was made of.
+type OverlayItem struct {
+	ID, Title string
+	File      string // below left4dead2/addons; empty where there is none
+	State     string // present, kept (the file is that of an earlier revision), missing
+	Cause     string // why it was not to be had, for people; empty where it was
+	Size      uint64
+	Updated   time.Time // zero where it is not known
+}
+
 // Conflict is a path that several overlays hold.
 type Conflict struct {
 	Path     string
@@ -85,6 +97,9 @@ func (c OverlayConfig) variants() map[string]dbus.Variant {
 	if c.Keep != nil {
 		m["keep"] = dbus.MakeVariant(*c.Keep)
 	}
+	if c.Items != nil {
+		m["items"] = dbus.MakeVariant(c.Items)
+	}
 	return m
 }
 
@@ -94,7 +109,8 @@ func (c *Client) OverlayMaps(ctx context.Context, name string) (m Maps, err erro
 	return m, err
 }
 
-// CreateOverlay makes an overlay of a type ("files"), with an empty first revision.
+// CreateOverlay makes an overlay of a type: "files", with an empty first revision, or "workshop", with none before it is
+// built.
 // Errors: ErrInvalidName, ErrInvalidArgument, ErrOverlayExists, ErrAccessDenied.
 func (c *Client) CreateOverlay(ctx context.Context, name, kind string, config OverlayConfig) (dbus.ObjectPath, error) {
 	var object dbus.ObjectPath
@@ -212,11 +228,17 @@ func (c *Client) GetOverlayConfig(ctx context.Context, name string) (OverlayConf
 	}
 	var o OverlayConfig
 	for _, key := range slices.Sorted(maps.Keys(values)) {
-		if key != "keep" {
+		var field any
+		switch key {
+		case "keep":
+			o.Keep = new(uint32)
+			field = o.Keep
+		case "items":
+			field = &o.Items
+		default:
 			return OverlayConfig{}, unknownKey(key)
 		}
-		o.Keep = new(uint32)
-		if err := dbus.Store([]any{values[key].Value()}, o.Keep); err != nil {
+		if err := dbus.Store([]any{values[key].Value()}, field); err != nil {
 			return OverlayConfig{}, fmt.Errorf("left4d sent config key %q: %w", key, err)
 		}
 	}
@@ -266,6 +288,23 @@ func (c *Client) ListOverlayFiles(ctx context.Context, name, path string, revisi
 		entries = append(entries, FileEntry{r.Name, r.Kind, r.Size, moment(r.Modified)})
 	}
 	return entries, more, nil
+}
+
+// ListOverlayItems returns the items that an overlay of type workshop was made of; revision 0 is the current one.
+// Errors: ErrNoSuchOverlay, ErrInvalidArgument (there is no such revision, or it is of another type), ErrAccessDenied.
+func (c *Client) ListOverlayItems(ctx context.Context, name string, revision uint32) ([]OverlayItem, error) {
+	var rows []struct {
+		ID, Title, File, State, Cause string
+		Size, Updated                 uint64
+	}
+	if err := c.ofOverlay(ctx, name, "ListItems", []any{atRevision(revision)}, &rows); err != nil {
+		return nil, err
+	}
+	var items []OverlayItem
+	for _, r := range rows {
+		items = append(items, OverlayItem{r.ID, r.Title, r.File, r.State, r.Cause, r.Size, moment(r.Updated)})
+	}
+	return items, nil
 }
 
 // OpenOverlayFile opens a file of an overlay for reading; revision 0 is the current one.

@@ -20,6 +20,8 @@ type overlay struct {
 	id        uint32
 	kind      string
 	keep      uint32
+	items     []string
+	found     []itemRow // what the items are
 	current   uint32
 	last      uint32
 	revisions []*revision
@@ -35,6 +37,11 @@ type file struct {
 	kind string // file, directory, link
 	mode int64
 	data []byte // of a link, where it leads
+}
+
+type itemRow struct {
+	ID, Title, File, State, Cause string
+	Bytes, Updated                uint64
 }
 
 type revisionRow struct {
@@ -59,6 +66,22 @@ func (d *Daemon) addOverlay(name, kind string, keep uint32) *overlay {
 	o.publish(map[string]file{})
 	d.overlays[name] = o
 	return o
+}
+
+// AddWorkshopOverlay makes an overlay of type workshop, which was built of these items.
+func (d *Daemon) AddWorkshopOverlay(name string, items ...client.OverlayItem) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	defer d.tell()
+	o := d.addOverlay(name, "workshop", 1)
+	for _, i := range items {
+		o.items = append(o.items, i.ID)
+		row := itemRow{i.ID, i.Title, i.File, i.State, i.Cause, i.Size, 0}
+		if !i.Updated.IsZero() {
+			row.Updated = uint64(i.Updated.UnixMicro())
+		}
+		o.found = append(o.found, row)
+	}
 }
 
 // PublishOverlay makes a new revision with these files put over those of the current one, as somebody else would.
@@ -198,7 +221,10 @@ func (m *manager) CreateOverlay(msg dbus.Message, name, kind string, config, o o
 		keep = v.Value().(uint32)
 	}
 	defer d.tell()
-	d.addOverlay(name, kind, keep)
+	made := d.addOverlay(name, kind, keep)
+	if v, ok := config["items"]; ok {
+		made.items = v.Value().([]string)
+	}
 	return names.OverlayPath(name), nil
 }
 
@@ -216,6 +242,9 @@ func (m *manager) UpdateOverlay(msg dbus.Message, name, kind string, config, o o
 	defer d.tell()
 	if v, ok := config["keep"]; ok {
 		one.keep = v.Value().(uint32)
+	}
+	if v, ok := config["items"]; ok {
+		one.items = v.Value().([]string)
 	}
 	id := one.current
 	if v, ok := o["revision"]; ok {
@@ -338,10 +367,27 @@ func (f *overlayFace) GetConfig(msg dbus.Message) (map[string]dbus.Variant, *dbu
 	if err := f.failures["GetConfig"]; err != nil {
 		return nil, err
 	}
-	if f.of(msg).keep == 1 {
-		return map[string]dbus.Variant{}, nil // as always with what is the default
+	// As always without what is the default.
+	config := map[string]dbus.Variant{}
+	if o := f.of(msg); o.keep != 1 {
+		config["keep"] = dbus.MakeVariant(o.keep)
 	}
-	return map[string]dbus.Variant{"keep": dbus.MakeVariant(f.of(msg).keep)}, nil
+	if o := f.of(msg); len(o.items) > 0 {
+		config["items"] = dbus.MakeVariant(o.items)
+	}
+	return config, nil
+}
+
+func (f *overlayFace) ListItems(msg dbus.Message, o options) ([]itemRow, *dbus.Error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.failures["ListItems"]; err != nil {
+		return nil, err
+	}
+	if one := f.of(msg); one.kind != "workshop" {
+		return nil, invalid("the overlay has no items: it is of type %s, not workshop", one.kind)
+	}
+	return f.of(msg).found, nil
 }
 
 type fileRow struct {

@@ -167,6 +167,7 @@ func readOverlay(ctx context.Context, c *client.Client, o client.OverlayInfo) (l
 	if config.Keep != nil {
 		l.keep = *config.Keep
 	}
+	l.item = config.Items
 	return l, err
 }
 
@@ -212,9 +213,9 @@ func (v *invocation) stepFailed(s step, err error) error {
 func (v *invocation) define(c *client.Client, s step) (err error) {
 	switch s.verb + " " + s.kind {
 	case "create overlay":
-		_, err = c.CreateOverlay(v.ctx, s.name, s.layer.kind, client.OverlayConfig{Keep: &s.layer.keep})
+		_, err = c.CreateOverlay(v.ctx, s.name, s.layer.kind, s.layer.config())
 	case "update overlay":
-		err = c.UpdateOverlay(v.ctx, s.name, client.OverlayConfig{Keep: &s.layer.keep})
+		err = c.UpdateOverlay(v.ctx, s.name, s.layer.config())
 	case "create blueprint":
 		_, err = c.CreateBlueprint(v.ctx, s.name, s.config)
 	case "update blueprint":

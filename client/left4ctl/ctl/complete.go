@@ -212,6 +212,8 @@ func (v *invocation) flagValues(f *pflag.Flag, before, value string) completion 
 		c.files = before == ""
 	case "restart":
 		c.add("", restartPolicies...)
+	case "type":
+		c.add("", overlayTypes...)
 	case "limit":
 		c.nospace = true
 		for _, l := range limits {
@@ -341,6 +343,13 @@ func (v *invocation) keyValues(word string) completion {
 		}
 		for n := range c.words {
 			c.words[n].word = key + "=" + c.words[n].word
+		}
+		return c
+	}
+	if strings.HasPrefix(v.command.name, anOverlay+" ") {
+		for _, k := range layerKeys {
+			usage, _, _ := strings.Cut(strings.ReplaceAll(k.usage, "`", ""), "\n")
+			c.add(usage, k.name+"=")
 		}
 		return c
 	}

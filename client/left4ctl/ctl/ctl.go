@@ -94,7 +94,7 @@ type invocation struct {
 	prune         bool
 	files         bool
 	repair        bool
-	keep          uint32
+	layer         layerSettings
 	merge         bool
 	into          string
 	recursive     bool

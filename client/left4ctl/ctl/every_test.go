@@ -78,6 +78,7 @@ var printed = map[string][]any{
 	"overlay list":      {overlayRow{}},
 	"overlay show":      {overlayShowJSON{}},
 	"overlay revisions": {revisionOf{}},
+	"overlay items":     {itemJSON{}},
 	"overlay ls":        {fileJSON{}},
 	"game revisions":    nil,
 	"game check":        {gameJSON{}},
@@ -136,6 +137,8 @@ var samples = map[string][]string{
 	"overlay create":      {"new"},
 	"overlay configure":   {"sm", "--keep", "2"},
 	"overlay import":      {"sm", "file.tar"},
+	"overlay refresh":     {"maps"},
+	"overlay items":       {"maps"},
 	"overlay rollback":    {"sm", "1"},
 	"overlay get":         {"sm", "f"},
 	"overlay put":         {"sm", "g", "host.yaml"},
@@ -180,6 +183,7 @@ func TestEveryVerbComesToItsEnd(t *testing.T) {
 			d.AddInstance("a", 27015, nil)
 			d.SetLimits("a", map[string]dbus.Variant{})
 			d.AddOverlay("sm", map[string]string{"f": "text"})
+			d.AddWorkshopOverlay("maps")
 			d.AddBlueprint("bp", map[string]dbus.Variant{})
 			d.AddJob("a", nil)
 			dir := t.TempDir()
@@ -243,7 +247,7 @@ func TestEveryVerbComesToItsEnd(t *testing.T) {
 // jobOfVerb is the kind of job that a verb waits for.
 var jobOfVerb = map[string]string{
 	"initialize": "initialize", "start": "start", "stop": "stop", "restart": "restart", "kill": "kill", "reset": "reset", "delete": "delete",
-	"overlay import": "import-overlay", "overlay build": "build-overlay", "overlay delete": "delete-overlay", "overlay put": "import-overlay",
+	"overlay import": "import-overlay", "overlay build": "build-overlay", "overlay refresh": "build-overlay", "overlay delete": "delete-overlay", "overlay put": "import-overlay",
 	"overlay mkdir": "import-overlay", "overlay rm": "import-overlay", "game import": "import-game",
 	"game install": "install-game", "game update": "install-game", "game validate": "install-game", "game check": "install-game",
 }
@@ -263,6 +267,7 @@ func TestEveryVerbSeesThatLeft4dHasGone(t *testing.T) {
 			d := clienttest.StartDaemon(t, bus)
 			d.AddInstance("a", 27015, nil)
 			d.AddOverlay("sm", map[string]string{"f": "text"})
+			d.AddWorkshopOverlay("maps")
 			d.SetPlan(kind, clienttest.Plan{Hold: true})
 			dir := t.TempDir()
 			if err := os.WriteFile(filepath.Join(dir, "host.yaml"), nil, 0o644); err != nil {

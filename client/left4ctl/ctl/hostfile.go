@@ -40,7 +40,8 @@ type layer struct {
 	name string
 	kind string
 	keep uint32
-	from string // what it is filled with when it is made, beside the file; "" is nothing
+	item []string // of type workshop: ids, as left4d has them
+	from string   // what it is filled with when it is made, beside the file; "" is nothing
 	at   place
 }
 
@@ -129,8 +130,8 @@ func readLayer(p pair) (layer, error) {
 	for _, p := range pairs {
 		switch p.key {
 		case "type":
-			if l.kind, err = str(p.value, p.key, false); err == nil && l.kind != defaultType {
-				err = at(p.value, p.key, fmt.Sprintf("%s is not known: there is %s", excerpt(l.kind), defaultType))
+			if l.kind, err = str(p.value, p.key, false); err == nil && !slices.Contains(overlayTypes, l.kind) {
+				err = at(p.value, p.key, fmt.Sprintf("%s is not known: there is %s", excerpt(l.kind), strings.Join(overlayTypes, ", ")))
 			}
 		case "keep":
 			n, bad := strconv.ParseUint(p.value.Value, 10, 32)
@@ -138,19 +139,62 @@ func readLayer(p pair) (layer, error) {
 				err = at(p.value, p.key, fmt.Sprintf("must be a number of revisions, 0 to %d", maxKeep))
 			}
 			l.keep = uint32(n)
+		case "items":
+			l.item, err = workshopItems(p)
 		case "from":
 			if l.from, err = str(p.value, p.key, false); err == nil && l.from == "" {
 				err = at(p.value, p.key, "must name a directory or an archive")
 			}
 		default:
-			err = unknown(p, []string{"type", "keep", "from"})
+			err = unknown(p, []string{"type", "keep", "items", "from"})
 		}
 		if err != nil {
 			return l, err
 		}
 	}
 	l.at.keys = places(pairs)
+	for key, kind := range map[string]string{"items": "workshop", "from": defaultType} {
+		if n := l.at.keys[key]; n != nil && l.kind != kind {
+			return l, at(n, key, fmt.Sprintf("only an overlay of type %s has it, and this one is of type %s", kind, l.kind))
+		}
+	}
 	return l, nil
+}
+
+// pageID finds the id in the address of an item's page.
+var pageID = regexp.MustCompile(`^https?://.*[?&]id=([0-9]+)`)
+
+// workshopItems reads items as left4d will have them, so that they can be compared.
+func workshopItems(p pair) ([]string, error) {
+	if p.value.Kind != yaml.SequenceNode {
+		return nil, at(p.value, p.key, "must be a list of items, not "+kindOf(p.value))
+	}
+	var all []string
+	for _, n := range p.value.Content {
+		text, err := str(n, p.key, true)
+		if err != nil {
+			return nil, err
+		}
+		if page := pageID.FindStringSubmatch(text); page != nil {
+			text = page[1]
+		}
+		if !digits.MatchString(text) {
+			return nil, at(n, p.key, excerpt(text)+" is no number of an item, and no address of its page")
+		}
+		if !slices.Contains(all, text) {
+			all = append(all, text)
+		}
+	}
+	return all, nil
+}
+
+// config is what left4d shall have of it; items are sent where the type has them.
+func (l layer) config() client.OverlayConfig {
+	c := client.OverlayConfig{Keep: &l.keep}
+	if l.kind == "workshop" {
+		c.Items = append([]string{}, l.item...)
+	}
+	return c
 }
 
 func readDefinition(p pair, keys []key) (definition, error) {
@@ -286,6 +330,9 @@ func (h *host) text() string {
 		}
 		if l.keep != defaultKeep {
 			all = append(all, [2]string{"keep", strconv.FormatUint(uint64(l.keep), 10)})
+		}
+		if len(l.item) > 0 {
+			all = append(all, [2]string{"items", "[" + strings.Join(each(l.item, quoted), ", ") + "]"})
 		}
 		return l.name, all
 	})

@@ -293,16 +293,24 @@ func (v *invocation) each(verb string, names []string, do func(name string) erro
 }
 
 // assignments reads the KEY=VALUE of configure, and returns the names before them.
-func (v *invocation) assignments() (names []string, err error) {
+func (v *invocation) assignments() (names []string, err error) { return v.assigned(&v.settings) }
+
+// assignable are the keys that KEY=VALUE can name.
+type assignable interface {
+	knows(name string) bool
+	assign(text string) error
+}
+
+func (v *invocation) assigned(to assignable) (names []string, err error) {
 	n := 0
-	for n < len(v.args) && !strings.Contains(v.args[n], "=") && (n == 0 || !v.settings.knows(v.args[n])) {
+	for n < len(v.args) && !strings.Contains(v.args[n], "=") && (n == 0 || !to.knows(v.args[n])) {
 		n++
 	}
 	if n == 0 {
 		return nil, usagef("%s needs %s", v.command.name, v.command.args)
 	}
 	for _, a := range v.args[n:] {
-		if err := v.settings.assign(a); err != nil {
+		if err := to.assign(a); err != nil {
 			return nil, err
 		}
 	}

@@ -13,47 +13,143 @@ import (
 	"left4.me/left4/client"
 )
 
-func keepFlag(v *invocation, fs *pflag.FlagSet) {
-	fs.Uint32Var(&v.keep, "keep", 0, "keep `N` older revisions for a rollback (1 if it is not given)")
+// layerKey is one key of an overlay's definition, as a flag of overlay create and configure and as KEY=VALUE.
+type layerKey struct {
+	name, flag, value, usage string
+	list                     bool   // each time it is given adds an element; an empty text makes the list empty
+	kind                     string // the type that has it, "" = all
+	set                      func(*client.OverlayConfig, string) error
+}
+
+var layerKeys = []layerKey{
+	{
+		name: "keep", flag: "keep", value: "N", usage: "keep `N` older revisions for a rollback (1 if it is not given)",
+		set: func(c *client.OverlayConfig, text string) error {
+			n, err := strconv.ParseUint(text, 10, 32)
+			if err != nil {
+				return fmt.Errorf("%q is no number of revisions", text)
+			}
+			keep := uint32(n)
+			c.Keep = &keep
+			return nil
+		},
+	},
+	{
+		name: "items", flag: "item", value: "ID|URL", list: true, kind: "workshop",
+		usage: "one item or collection of the workshop, `ID|URL` (repeat it for more)",
+		set:   func(c *client.OverlayConfig, text string) error { c.Items = add(c.Items, text); return nil },
+	},
+}
+
+// overlayTypes are the types of overlays that there are.
+var overlayTypes = []string{defaultType, "workshop"}
+
+// layerSettings gathers what the flags and the KEY=VALUE arguments say of an overlay.
+type layerSettings struct {
+	config client.OverlayConfig
+	given  []string // keys
+	kind   string   // the type, "" = not said
+}
+
+func (s *layerSettings) knows(name string) bool {
+	return slices.ContainsFunc(layerKeys, func(k layerKey) bool { return k.name == name })
+}
+
+func (s *layerSettings) assign(text string) error {
+	name, value, ok := strings.Cut(text, "=")
+	if !ok {
+		return usagef("%q is no KEY=VALUE", text)
+	}
+	var all []string
+	for _, k := range layerKeys {
+		if k.name == name {
+			return s.set(k, value)
+		}
+		all = append(all, k.name)
+	}
+	return &usageError{text: fmt.Sprintf("unknown key %q", name), hint: "the keys are " + strings.Join(all, ", ")}
+}
+
+func (s *layerSettings) set(k layerKey, value string) error {
+	if slices.Contains(s.given, k.name) && !k.list {
+		return usagef("%s is given twice", k.name)
+	}
+	s.given = append(s.given, k.name)
+	if err := k.set(&s.config, value); err != nil {
+		return usagef("%s: %v", k.name, err)
+	}
+	return nil
+}
+
+// typed is the type that is said, or the one that has the keys which are given.
+func (s *layerSettings) typed() string {
+	for _, k := range layerKeys {
+		if s.kind == "" && k.kind != "" && slices.Contains(s.given, k.name) {
+			return k.kind
+		}
+	}
+	return orElse(s.kind, defaultType)
+}
+
+func layerFlags(v *invocation, fs *pflag.FlagSet) {
+	for _, k := range layerKeys {
+		fs.Var(settingFlag{k.value, func(text string) error { return v.layer.set(k, text) }}, k.flag, k.usage)
+		if k.list {
+			fs.SetAnnotation(k.flag, repeatable, []string{"true"})
+		}
+	}
+}
+
+func overlayCreateFlags(v *invocation, fs *pflag.FlagSet) {
+	fs.StringVar(&v.layer.kind, "type", "", "how it comes by its files, `TYPE`: files are imported, a workshop's are fetched\n(files if it is not given)")
+	layerFlags(v, fs)
 }
 
 // defaultKeep is what left4d does where --keep was never given.
 var defaultKeep uint32 = 1
 
-// keeping is the config that --keep gives.
-func (v *invocation) keeping() client.OverlayConfig {
-	if v.flags.Changed("keep") {
-		return client.OverlayConfig{Keep: &v.keep}
-	}
-	return client.OverlayConfig{}
-}
-
 func runOverlayCreate(v *invocation) error {
-	name := v.args[0]
+	given, err := v.assigned(&v.layer)
+	if err == nil && len(given) > 1 {
+		err = usagef("%q is no KEY=VALUE", given[1])
+	}
+	if err != nil {
+		return err
+	}
+	name, kind := given[0], v.layer.typed()
 	c, err := v.connect()
 	if err != nil {
 		return err
 	}
-	if _, err := c.CreateOverlay(v.ctx, name, "files", v.keeping()); err != nil {
+	if _, err := c.CreateOverlay(v.ctx, name, kind, v.layer.config); err != nil {
 		return v.failed("create", name, err)
 	}
 	v.say("%s: created", name)
+	if kind != defaultType && !v.quiet {
+		v.hint("left4ctl overlay build " + name + " gives it its files")
+	}
 	return nil
 }
 
 func runOverlayConfigure(v *invocation) error {
-	config := v.keeping()
-	if config.Keep == nil {
+	given, err := v.assigned(&v.layer)
+	if err != nil {
+		return err
+	}
+	if len(v.layer.given) == 0 {
 		return usagef("overlay configure needs something to change")
 	}
 	c, err := v.connect()
 	if err != nil {
 		return err
 	}
-	names, unmatched := v.named("configure", anOverlay, v.args)
-	done, err := v.each("configure", names, func(name string) error { return c.UpdateOverlay(v.ctx, name, config) })
+	names, unmatched := v.named("configure", anOverlay, given)
+	done, err := v.each("configure", names, func(name string) error { return c.UpdateOverlay(v.ctx, name, v.layer.config) })
 	for _, name := range done {
 		v.say("%s: configured", name)
+	}
+	if len(done) > 0 && v.layer.config.Items != nil && !v.quiet {
+		v.hint("left4ctl overlay build " + strings.Join(done, " ") + " fetches what that changes")
 	}
 	return firstOf(err, unmatched)
 }
@@ -80,6 +176,84 @@ func runOverlayBuild(v *invocation) error {
 	return firstOf(v.jobs("build", names, func(name string) (*client.Job, error) {
 		return c.BuildOverlay(v.ctx, name, v.jobOptions())
 	}), unmatched)
+}
+
+// runOverlayRefresh builds overlays of type workshop, all of them if none is named.
+func runOverlayRefresh(v *invocation) error {
+	c, err := v.connect()
+	if err != nil {
+		return err
+	}
+	names, unmatched := v.args, error(nil)
+	if len(v.args) > 0 {
+		names, unmatched = v.named("refresh", anOverlay, v.args)
+	}
+	list, err := c.ListOverlays(v.ctx)
+	if err != nil {
+		return v.failed("list the overlays", "", err)
+	}
+	for _, o := range list {
+		switch {
+		case o.Type == "workshop" && len(v.args) == 0:
+			names = append(names, o.Name)
+		case o.Type != "workshop" && slices.Contains(names, o.Name):
+			names = slices.DeleteFunc(slices.Clone(names), func(name string) bool { return name == o.Name })
+			if !slices.ContainsFunc(v.args, isPattern) || slices.Contains(v.args, o.Name) {
+				v.complain(cannot("refresh", o.Name, fmt.Errorf("it is of type %s, and only type workshop has something to look for", o.Type)))
+				unmatched = exitCode(exitFailure)
+			}
+		}
+	}
+	if len(names) == 0 && unmatched == nil {
+		v.say("No overlays of type workshop.")
+	}
+	return firstOf(v.jobs("build", names, func(name string) (*client.Job, error) {
+		return c.BuildOverlay(v.ctx, name, v.jobOptions())
+	}), unmatched)
+}
+
+// itemJSON is an item in overlay items --json.
+type itemJSON struct {
+	ID      string  `json:"id"`
+	Title   string  `json:"title"`
+	File    string  `json:"file"`
+	State   string  `json:"state"`
+	Cause   string  `json:"cause"`
+	Size    uint64  `json:"size"`
+	Updated *string `json:"updated"`
+}
+
+func overlayItemsFlags(v *invocation, fs *pflag.FlagSet) {
+	tableFlags(v, fs)
+	revisionFlag(v, fs)
+}
+
+func runOverlayItems(v *invocation) error {
+	name := v.args[0]
+	c, err := v.connect()
+	if err != nil {
+		return err
+	}
+	items, err := c.ListOverlayItems(v.ctx, name, v.revision)
+	if err != nil {
+		return v.failed("list the items of", name, err)
+	}
+	if v.json {
+		all := make([]itemJSON, 0, len(items))
+		for _, i := range items {
+			all = append(all, itemJSON{i.ID, i.Title, i.File, i.State, i.Cause, i.Size, stamp(i.Updated)})
+		}
+		return printJSON(v.stdout, all)
+	}
+	var rows [][]string
+	for _, i := range items {
+		rows = append(rows, []string{i.ID, i.State, i.File, roughSize(i.Size), when(i.Updated), i.Title, i.Cause})
+	}
+	v.table([]string{"ID", "STATE", "FILE", "SIZE", "UPDATED", "TITLE", "CAUSE"}, rows, "item")
+	if len(items) == 0 && !v.quiet {
+		v.hint("left4ctl overlay build " + name + " fetches them")
+	}
+	return nil
 }
 
 func runOverlayDelete(v *invocation) error {
@@ -111,6 +285,7 @@ type overlayRow struct {
 type overlayShowJSON struct {
 	overlayRow
 	Keep      *uint32        `json:"keep"`
+	Items     []string       `json:"items"`
 	Revisions []revisionJSON `json:"revisions"`
 }
 
@@ -153,7 +328,7 @@ func runOverlayList(v *invocation) error {
 // overlayShown is an overlay with what not everybody may see of it.
 type overlayShown struct {
 	client.OverlayInfo
-	keep *uint32
+	client.OverlayConfig
 }
 
 func runOverlayShow(v *invocation) error {
@@ -174,13 +349,13 @@ func runOverlayShow(v *invocation) error {
 		config, err := c.GetOverlayConfig(v.ctx, name)
 		switch {
 		case client.IsAccessDenied(err):
-			return overlayShown{o, nil}, nil
+			return overlayShown{o, client.OverlayConfig{}}, nil
 		case config.Keep == nil:
 			config.Keep = &defaultKeep
 		}
-		return overlayShown{o, config.Keep}, err
+		return overlayShown{o, config}, err
 	}, func(o overlayShown) any {
-		return overlayShowJSON{overlayAsJSON(o.OverlayInfo), o.keep, revisionsAsJSON(o.Revisions, o.Revision)}
+		return overlayShowJSON{overlayAsJSON(o.OverlayInfo), o.Keep, o.Items, revisionsAsJSON(o.Revisions, o.Revision)}
 	}, v.showOverlay)
 }
 
@@ -197,8 +372,11 @@ func (v *invocation) showOverlay(o overlayShown) {
 		{"Owner", userName(o.OwnerName, o.Owner)},
 		{"Id", count(uint64(o.ID))},
 	}
-	if o.keep != nil {
-		rows = append(rows, [2]string{"Keep", count(uint64(*o.keep))})
+	if o.Keep != nil {
+		rows = append(rows, [2]string{"Keep", count(uint64(*o.Keep))})
+	}
+	if len(o.Items) > 0 {
+		rows = append(rows, [2]string{"Items", strings.Join(o.Items, ", ")})
 	}
 	v.sheet(rows)
 }

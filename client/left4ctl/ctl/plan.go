@@ -51,8 +51,17 @@ func (h *host) plan(on present, prune bool) (steps []step, beyond []string, err 
 				s.detail = "from " + l.from
 			}
 			steps = append(steps, s)
-		case have.keep != l.keep:
-			steps = append(steps, step{verb: "update", kind: "overlay", name: l.name, detail: "keep", layer: l})
+		default:
+			var differ []string
+			if have.keep != l.keep {
+				differ = append(differ, "keep")
+			}
+			if !slices.Equal(have.item, l.item) {
+				differ = append(differ, "items")
+			}
+			if len(differ) > 0 {
+				steps = append(steps, step{verb: "update", kind: "overlay", name: l.name, detail: strings.Join(differ, ", "), layer: l})
+			}
 		}
 	}
 	steps = append(steps, differing("blueprint", h.blueprints, on.blueprints)...)

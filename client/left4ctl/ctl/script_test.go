@@ -198,6 +198,18 @@ func steer(ts *testscript.TestScript, neg bool, args []string) {
 		d.SetLimits(args[0], limits)
 	case "overlay":
 		d.AddOverlay(args[0], files(args[1:]))
+	case "items":
+		// Each as id, state, file, title and cause, with a | between.
+		var items []client.OverlayItem
+		for _, a := range args[1:] {
+			part := append(strings.Split(unescape(a), "|"), "", "", "", "")
+			i := client.OverlayItem{ID: part[0], State: part[1], File: part[2], Title: part[3], Cause: part[4]}
+			if i.File != "" {
+				i.Size, i.Updated = 2048, time.Unix(1700000000, 0)
+			}
+			items = append(items, i)
+		}
+		d.AddWorkshopOverlay(args[0], items...)
 	case "publish":
 		d.PublishOverlay(args[0], files(args[1:]))
 	case "set-overlay":

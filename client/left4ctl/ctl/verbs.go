@@ -150,6 +150,7 @@ gets the next free one.
 
   overlays:
     sourcemod: {keep: 2, from: ./sourcemod}   # older revisions kept; what it is filled with
+    maps: {type: workshop, items: [123456789]}
   blueprints:
     versus:                                   # overlays, arguments, config, limits
       overlays: [{path: sourcemod, alias: "*"}]
@@ -160,7 +161,8 @@ gets the next free one.
       port: 27020
 
 from is a directory or an archive, relative to the file. It is imported only when apply
-itself makes the overlay, never later: left4ctl overlay import does that.`,
+itself makes the overlay, never later: left4ctl overlay import does that. What is built, as the
+items of the workshop, is not built by apply: left4ctl overlay build does that.`,
 			flags: applyFlags, run: runApply,
 		}, {
 			name: "export", args: "[NAME]…", group: groupHost, max: -1, asks: true,
@@ -362,18 +364,23 @@ may not see them). For several, or a pattern, it is an array of them.`,
 			run:     runBlueprintDelete,
 		},
 		{
-			name: "overlay create", args: "NAME", group: groupOverlays, min: 1, max: 1, asks: true,
-			summary: "make an empty overlay",
+			name: "overlay create", args: "NAME [KEY=VALUE]…", group: groupOverlays, min: 1, max: -1, asks: true,
+			summary: "make an overlay",
 			help: `Makes an overlay, a layer of files over the game that any number of instances can have. It is
-empty until files are imported or put into it.`,
-			flags: keepFlag, run: runOverlayCreate,
+empty until files are imported or put into it. One of type workshop has items and collections of
+the Steam Workshop, each by its number or the address of its page; left4ctl overlay build
+fetches them, as after left4ctl overlay create maps --item 123456789. What the flags set can be
+written as KEY=VALUE too: keep, items.`,
+			flags: overlayCreateFlags, run: runOverlayCreate,
 		},
 		{
-			name: "overlay configure", args: "NAME…", group: groupOverlays, min: 1, max: -1, asks: true,
-			summary: "change how many revisions of an overlay are kept",
-			help: `Changes how many revisions older than the current one stay on disk for a rollback. Whatever an
-instance needs stays besides.` + patternHelp,
-			flags: keepFlag, run: runOverlayConfigure,
+			name: "overlay configure", args: "NAME… [KEY=VALUE]…", group: groupOverlays, min: 1, max: -1, asks: true,
+			summary: "change what defines an overlay",
+			help: `Changes how many revisions older than the current one stay on disk for a rollback (whatever an
+instance needs stays besides), and the items of one of type workshop. What the flags set can be
+written as KEY=VALUE too: keep, items. The items are replaced as a whole, by as many as are
+given; items= takes all away. left4ctl overlay build then fetches them.` + patternHelp,
+			flags: layerFlags, run: runOverlayConfigure,
 		},
 		{
 			name: "overlay import", args: "NAME DIR|FILE", group: groupOverlays, min: 2, max: 2, asks: true, files: true,
@@ -390,8 +397,28 @@ goes on with what it has. A directory is packed by this command, so the import e
 		{
 			name: "overlay build", args: "NAME…", group: groupOverlays, min: 1, max: -1, asks: true,
 			summary: "build an overlay that is built and not imported",
-			help:    `Makes a new revision of an overlay whose type makes its files itself.` + jobHelp,
-			flags:   jobFlags, run: runOverlayBuild,
+			help: `Makes a new revision of an overlay whose type makes its files itself. For one of type workshop
+what is new is fetched; where nothing is, no revision is made. An item that is not to be had is
+told, and the file that there was of it stays.` + jobHelp,
+			flags: jobFlags, run: runOverlayBuild,
+		},
+		{
+			name: "overlay refresh", args: "[NAME]…", group: groupOverlays, max: -1, asks: true,
+			summary: "fetch what is new in the workshop",
+			help: `Builds the overlays of type workshop, or those that are named, again. left4-refresh.timer does it
+each night, once it is enabled: systemctl enable --now left4-refresh.timer.` + jobHelp,
+			flags: jobFlags, run: runOverlayRefresh,
+		},
+		{
+			name: "overlay items", args: "NAME", group: groupOverlays, min: 1, max: 1, asks: true,
+			summary: "list the items of the workshop that an overlay has",
+			help: `Lists the items that an overlay of type workshop was built of: what has become of each, the name
+of its file in left4dead2/addons, and why it was not to be had the last time.
+
+--json prints an array of objects with id, title, file ("" for none), state (present; kept, as
+an earlier revision had it; missing), cause (why it was not to be had), size (bytes) and updated
+(by its author, RFC 3339, or null).`,
+			flags: overlayItemsFlags, run: runOverlayItems,
 		},
 		{
 			name: "overlay list", group: groupOverlays,
@@ -408,9 +435,9 @@ size (bytes) and object (the path on the bus).`,
 			summary: "show an overlay",
 			help: `Shows all of an overlay that you may see.` + showHelp + `
 
---json prints an object: the fields of overlay list, and keep (null if you may not see it) and
-revisions (as overlay revisions prints them, without overlay). For several, or a pattern, it
-is an array of them.`,
+--json prints an object: the fields of overlay list, keep (null if you may not see it), items
+(null too where it has none) and revisions (as overlay revisions prints them, without
+overlay). For several, or a pattern, it is an array of them.`,
 			flags: jsonFlag, run: runOverlayShow,
 		},
 		{
