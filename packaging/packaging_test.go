@@ -140,7 +140,7 @@ func name(directive string) string {
 
 func TestUnitsAreInOrderAndDocumented(t *testing.T) {
 	files, err := filepath.Glob("systemd/*")
-	if err != nil || len(files) != 5 {
+	if err != nil || len(files) != 7 {
 		t.Fatal(files, err)
 	}
 	for _, file := range files {
