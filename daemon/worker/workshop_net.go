@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -178,6 +179,9 @@ func netError(err error) error {
 	var at *url.Error
 	for errors.As(err, &at) {
 		err = at.Err // without the address, which is long
+	}
+	if err == io.EOF {
+		return errors.New("the connection was closed")
 	}
 	var cert *tls.CertificateVerificationError
 	if errors.Is(err, errRefused) || errors.As(err, &cert) {
