@@ -220,7 +220,7 @@ func TestWorkshopRefusesByName(t *testing.T) {
 			"4":  {item: steam.Item{Size: 100_000}, fault: &steam.Fault{On: "file", Only: "4", Kind: "length", Bytes: 3 << 30}, want: "127.0.0.1:27900 wants to send 3221225472 bytes, where Steam says that there are "},
 			"5":  {item: steam.Item{Size: 100_000}, fault: &steam.Fault{On: "file", Only: "5", Kind: "endless"}, want: "its file is no VPK: it begins with "},
 			"6":  {item: steam.Item{URL: "http://192.168.0.1/x"}, want: `its file lies at "http://192.168.0.1/x": 192.168.0.1 is no address of the internet, which is not allowed`},
-			"7":  {item: steam.Item{URL: "http://localhost:27900/file/8/x"}, want: "is no address of the internet, which is not allowed"},
+			"7":  {item: steam.Item{URL: "http://inside.example:27900/x"}, want: "is no address of the internet, which is not allowed"},
 			"8":  {item: steam.Item{URL: "file:///etc/shadow"}, want: `its file lies at "file:///etc/shadow": scheme "file" is not allowed: use http or https`},
 			"9":  {fault: &steam.Fault{On: "file", Only: "9", Kind: "redirect", Text: "http://[::1]:22/"}, want: "::1 is no address of the internet, which is not allowed"},
 			"10": {item: steam.Item{FileSize: json.RawMessage(`"9000000000"`)}, want: "its file has 9000000000 bytes, more than 4294967296"},
@@ -241,7 +241,7 @@ func TestWorkshopRefusesByName(t *testing.T) {
 				args = append(args, "items="+id)
 			}
 		})
-		p.Run(t, "sh", "-ec", `echo secret > /root/victim; chown left4: /root/victim; cd /var/lib/left4/workshop/incoming
+		p.Run(t, "sh", "-ec", `echo 127.0.0.1 inside.example >> /etc/hosts; echo secret > /root/victim; chown left4: /root/victim; cd /var/lib/left4/workshop/incoming
 			ln -s /root/victim 12-1700000000.vpk; ln -s /root/victim 13-1700000000.vpk.part; chown -h left4: *`)
 		used := func() int {
 			n, err := strconv.Atoi(strings.Fields(p.Run(t, "df", "--output=used", "--block-size=1M", "/var/lib/left4"))[1])
