@@ -21,7 +21,7 @@ var notRun = map[string]string{
 }
 
 // watched are the commands that go on until somebody ends them, and what they must show.
-var watched = map[string]string{"left4ctl logs --follow versus-1": "srcds stand-in"}
+var watched = map[string]string{"left4ctl logs --follow versus-1": "Started map"}
 
 // statuses are those of commands that tell something by them.
 var statuses = map[string]int{}
