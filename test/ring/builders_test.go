@@ -76,10 +76,8 @@ func TestBuilderFromAnEmptyHost(t *testing.T) {
 			"blueprint create versus --overlay 'tweaks:*' --overlay sourcemod --overlay maps",
 			"create versus-1 --blueprint versus --arg +map --arg campaign07_m1", "start versus-1")
 
-		if got := p.ready(27015); !strings.Contains(got, "campaign07_m1") {
-			t.Errorf("it answers %s", got)
-		}
-		log := p.ctl("logs", "versus-1")
+		p.ready(27015)
+		log := p.untilMap("versus-1", "campaign07_m1")
 		for _, want := range []string{"addons/metamod.vdf", "sv_tags"} {
 			if !strings.Contains(log, want) {
 				t.Errorf("the server does not tell of %s:\n%s", want, log)
@@ -95,6 +93,14 @@ func TestBuilderFromAnEmptyHost(t *testing.T) {
 			p.Run(t, "cmp", "/var/lib/left4/runtime/versus-1/merged/"+name, "/var/lib/left4/runtime/versus-1/merged/"+want)
 		}
 	})
+}
+
+// untilMap waits until a server has a map running, and returns what it has told up to there.
+func (p play) untilMap(name, level string) string {
+	p.t.Helper()
+	follow := p.Start(p.t, "journalctl", "--follow", "--lines=all", "--output=cat", "--unit="+unit(name))
+	defer follow.Kill()
+	return follow.Expect(p.t, `Started map "`+level+`"`)
 }
 
 // stored is how many bytes left4 has on the disk; what has several names counts once.

@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"left4.me/left4/test/steam/vpk"
 )
 
 func serve(t *testing.T, w World) (*Server, string) {
@@ -141,7 +143,7 @@ func get(t *testing.T, base, id string, from int) (*http.Response, []byte, error
 func TestAFileIsAVPKWithItsCampaign(t *testing.T) {
 	_, base := serve(t, World{Items: map[string]Item{"1": {Title: "a", Updated: 1, Campaign: "deadair", Maps: []string{"da1", "da2"}, Size: 9000}}})
 	_, body, err := get(t, base, "1", 0)
-	if err != nil || len(body) != 9000 || binary.LittleEndian.Uint32(body) != vpkSignature || binary.LittleEndian.Uint32(body[4:]) != 1 {
+	if err != nil || len(body) != 9000 || binary.LittleEndian.Uint32(body) != vpk.Signature || binary.LittleEndian.Uint32(body[4:]) != 1 {
 		t.Fatalf("%d bytes, %v", len(body), err)
 	}
 	tree := body[12 : 12+binary.LittleEndian.Uint32(body[8:])]
@@ -150,7 +152,7 @@ func TestAFileIsAVPKWithItsCampaign(t *testing.T) {
 			t.Errorf("no %q", name)
 		}
 	}
-	if !bytes.Contains(body, []byte(Mission("deadair", []string{"da1", "da2"}))) {
+	if !bytes.Contains(body, []byte(vpk.Mission("deadair", []string{"da1", "da2"}))) {
 		t.Error("no mission")
 	}
 	_, rest, err := get(t, base, "1", 8000)

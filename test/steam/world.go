@@ -22,6 +22,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"left4.me/left4/test/steam/vpk"
 )
 
 // The apps that there are.
@@ -154,7 +156,31 @@ func (i Item) file(id string) []byte {
 	if i.Content != nil {
 		return i.Content
 	}
-	return vpk(id, i)
+	return addon(id, i)
+}
+
+// addon is the VPK of an item: its add-on's description, its campaign, and bytes up to its size.
+func addon(id string, i Item) []byte {
+	names := []string{"addoninfo.txt"}
+	content := map[string][]byte{
+		"addoninfo.txt": fmt.Appendf(nil, "\"AddonInfo\"\n{\n\t\"addontitle\"\t%q\n\t\"addonversion\"\t\"%d\"\n}\n", i.Title, i.Updated),
+	}
+	add := func(name string, b []byte) {
+		names = append(names, name)
+		content[name] = b
+	}
+	if i.Campaign != "" {
+		add("missions/"+i.Campaign+".txt", []byte(vpk.Mission(i.Campaign, i.Maps)))
+	}
+	for _, m := range i.Maps {
+		add("maps/"+m+".bsp", []byte("VBSP stand-in of "+m+"\n"))
+	}
+	const filler = "materials/filler.vtf"
+	add(filler, nil)
+	if rest := i.Size - int64(len(vpk.Make(names, content))); rest > 0 {
+		content[filler] = made(fmt.Sprint(id, i.Updated), rest)
+	}
+	return vpk.Make(names, content)
 }
 
 // sum stands in the file's address: another state of the item has another address.

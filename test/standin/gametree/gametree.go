@@ -13,6 +13,8 @@ import (
 	"runtime"
 	"strings"
 	"syscall"
+
+	"left4.me/left4/test/steam/vpk"
 )
 
 // Version is the PatchVersion of the tree's steam.inf, which a running server tells in its A2S_INFO answer.
@@ -104,7 +106,7 @@ func write(dir, binary string) error {
 		"left4dead2/cfg/server.cfg":           serverConfig,
 		"left4dead2/cfg/valve.rc":             "// empty\n",
 		"left4dead2/missions/campaign1.txt":   "\"mission\"\n{\n\t\"Name\"\t\"L4D2C1\"\n}\n",
-		"left4dead2/pak01_dir.vpk":            "stand-in of the game's archive\n",
+		"left4dead2/pak01_dir.vpk":            archive(),
 		"left4dead2/scripts/vscripts/dir.nut": "// stand-in of a script\n",
 	}
 	for _, name := range Maps {
@@ -146,6 +148,26 @@ func write(dir, binary string) error {
 	defer program.Close()
 	return makeFile(filepath.Join(dir, "srcds_linux"), program, 0o755)
 }
+
+// archive is the game's own, with a mission file for each campaign: the maps that begin alike.
+func archive() string {
+	campaigns := map[string][]string{}
+	var names []string
+	content := map[string][]byte{}
+	for _, level := range Maps {
+		campaign, _, _ := strings.Cut(level, "m")
+		if campaigns[campaign] == nil {
+			names = append(names, missionName(campaign))
+		}
+		campaigns[campaign] = append(campaigns[campaign], level)
+	}
+	for campaign, maps := range campaigns {
+		content[missionName(campaign)] = []byte(vpk.Mission("L4D2"+strings.ToUpper(campaign), maps))
+	}
+	return string(vpk.Make(names, content))
+}
+
+func missionName(campaign string) string { return "missions/campaign" + campaign[1:] + ".txt" }
 
 // makeDirectory creates dir/name and what is missing of name on the way.
 func makeDirectory(dir, name string) error {

@@ -1,4 +1,5 @@
-package steam
+// Package vpk makes archives and mission files as the game has them.
+package vpk
 
 import (
 	"bytes"
@@ -14,13 +15,13 @@ import (
 // offset behind the tree, its length, a terminator. Each level ends with an empty name; a directory is " " where there is none.
 // https://developer.valvesoftware.com/wiki/VPK_(file_format)
 const (
-	vpkSignature  = 0x55aa1234
-	vpkThis       = 0x7fff
-	vpkTerminator = 0xffff
+	Signature  = 0x55aa1234
+	this       = 0x7fff // archive
+	terminator = 0xffff
 )
 
-// VPK makes an archive of files by name.
-func VPK(names []string, content map[string][]byte) []byte {
+// Make makes an archive of files by name, in that order.
+func Make(names []string, content map[string][]byte) []byte {
 	var tree, data bytes.Buffer
 	for _, name := range names {
 		dir, file := path.Split(name)
@@ -32,7 +33,7 @@ func VPK(names []string, content map[string][]byte) []byte {
 		// Each file in a list of its own is as right as one list of all.
 		fmt.Fprintf(&tree, "%s\x00%s\x00%s\x00", strings.TrimPrefix(ext, "."), dir, strings.TrimSuffix(file, ext))
 		for _, v := range []any{
-			crc32.ChecksumIEEE(content[name]), uint16(0), uint16(vpkThis), uint32(data.Len()), uint32(len(content[name])), uint16(vpkTerminator),
+			crc32.ChecksumIEEE(content[name]), uint16(0), uint16(this), uint32(data.Len()), uint32(len(content[name])), uint16(terminator),
 		} {
 			_ = binary.Write(&tree, binary.LittleEndian, v)
 		}
@@ -41,7 +42,7 @@ func VPK(names []string, content map[string][]byte) []byte {
 	}
 	tree.WriteByte(0)
 	var out bytes.Buffer
-	for _, v := range []uint32{vpkSignature, 1, uint32(tree.Len())} {
+	for _, v := range []uint32{Signature, 1, uint32(tree.Len())} {
 		_ = binary.Write(&out, binary.LittleEndian, v)
 	}
 	out.Write(tree.Bytes())
@@ -62,28 +63,4 @@ func Mission(name string, maps []string) string {
 	}
 	b.WriteString("\t}\n}\n")
 	return b.String()
-}
-
-// vpk is the file of an item: its add-on's description, its campaign, and bytes up to its size.
-func vpk(id string, i Item) []byte {
-	names := []string{"addoninfo.txt"}
-	content := map[string][]byte{
-		"addoninfo.txt": fmt.Appendf(nil, "\"AddonInfo\"\n{\n\t\"addontitle\"\t%q\n\t\"addonversion\"\t\"%d\"\n}\n", i.Title, i.Updated),
-	}
-	add := func(name string, b []byte) {
-		names = append(names, name)
-		content[name] = b
-	}
-	if i.Campaign != "" {
-		add("missions/"+i.Campaign+".txt", []byte(Mission(i.Campaign, i.Maps)))
-	}
-	for _, m := range i.Maps {
-		add("maps/"+m+".bsp", []byte("VBSP stand-in of "+m+"\n"))
-	}
-	const filler = "materials/filler.vtf"
-	add(filler, nil)
-	if rest := i.Size - int64(len(VPK(names, content))); rest > 0 {
-		content[filler] = made(fmt.Sprint(id, i.Updated), rest)
-	}
-	return VPK(names, content)
 }
