@@ -50,6 +50,9 @@ func zippedUp(w io.Writer, entries []packed) error {
 		if e.link {
 			h.ExternalAttrs = 0o120777 << 16
 		}
+		if e.content == "" {
+			h.Method = zip.Store // a compressor for nothing takes a million times
+		}
 		out, err := z.CreateHeader(h)
 		if err != nil {
 			return err
