@@ -59,7 +59,7 @@ func OpenSource(name string) (*Source, error) {
 
 // textOf is a name as a caller writes it for left4d, if it can be told at all.
 func textOf(name string) string {
-	if !utf8.ValidString(name) || strings.ContainsFunc(name, unicode.IsControl) {
+	if !utf8.ValidString(name) || strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) }) {
 		return ""
 	}
 	return FileText(name)
