@@ -295,9 +295,9 @@ func TestAbuseArchives(t *testing.T) {
 			p.Run(t, "rm", archive)
 		}
 		p.Run(t, "rm", "/root/x.tar")
-		zeros := strings.Repeat("\x00", 256<<20)
+		zeros := strings.Repeat("\x00", 64<<20)
 		var entries []packed
-		for n := range 6 {
+		for n := range 24 {
 			entries = append(entries, packed{fmt.Sprint("zeros", n), zeros, false})
 		}
 		for _, format := range []string{"zip", "7z"} {
