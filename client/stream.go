@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 )
@@ -23,7 +25,7 @@ import (
 type Source struct {
 	File *os.File // the reading end
 	Size uint64   // bytes that it carries, if nothing that is packed changes meanwhile
-	Name string   // of the file, without its directory, as FileText; "" where it is packed
+	Name string   // of the file, without its directory; "" where it is packed, or the name is no text
 
 	packed chan error // what the packing ended with; nil for a file
 }
@@ -47,12 +49,20 @@ func OpenSource(name string) (*Source, error) {
 	case !info.Mode().IsRegular():
 		err = errors.New("it is neither a directory nor a file")
 	default:
-		return &Source{File: f, Size: uint64(info.Size()), Name: FileText(path.Base(name))}, nil
+		return &Source{File: f, Size: uint64(info.Size()), Name: textOf(path.Base(name))}, nil
 	}
 	if err != nil {
 		f.Close()
 	}
 	return s, err
+}
+
+// textOf is a name as a caller writes it for left4d, if it can be told at all.
+func textOf(name string) string {
+	if !utf8.ValidString(name) || strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return ""
+	}
+	return FileText(name)
 }
 
 // SourceEntry is a file or directory that PackEntries packs.

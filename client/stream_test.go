@@ -212,5 +212,18 @@ func TestFileIsPassedAsItIs(t *testing.T) {
 	}
 	expect(t, string(data), "whatever")
 	expect(t, s.Size, 8)
+	expect(t, s.Name, "game.tar.zst")
 	expect(t, s.Wait(), nil)
+
+	// What it is called does not keep anything from being imported.
+	for _, name := range []string{"caf\xe9.tar", "new\nline.zip"} {
+		name = t.TempDir() + "/" + name
+		write(t, name, "whatever", 0o644)
+		s, err := client.OpenSource(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.File.Close()
+		expect(t, s.Name, "")
+	}
 }

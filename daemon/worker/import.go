@@ -667,7 +667,7 @@ func (im *importer) progress() {
 		im.noted = now
 		fraction := -1.0
 		if im.size > 0 {
-			fraction = float64(im.in.read) / float64(im.size)
+			fraction = min(1, float64(im.in.read)/float64(im.size)) // a list of entries is read besides
 		}
 		im.note(status.Progress(fraction, im.files, im.bytes))
 	}

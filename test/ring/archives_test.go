@@ -50,6 +50,9 @@ func zippedUp(w io.Writer, entries []packed) error {
 		if e.link {
 			h.ExternalAttrs = 0o120777 << 16
 		}
+		if e.content == "" {
+			h.Method = zip.Store // a compressor for nothing takes a million times
+		}
 		out, err := z.CreateHeader(h)
 		if err != nil {
 			return err
@@ -292,9 +295,9 @@ func TestAbuseArchives(t *testing.T) {
 			p.Run(t, "rm", archive)
 		}
 		p.Run(t, "rm", "/root/x.tar")
-		zeros := strings.Repeat("\x00", 256<<20)
+		zeros := strings.Repeat("\x00", 64<<20)
 		var entries []packed
-		for n := range 6 {
+		for n := range 24 {
 			entries = append(entries, packed{fmt.Sprint("zeros", n), zeros, false})
 		}
 		for _, format := range []string{"zip", "7z"} {
