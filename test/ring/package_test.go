@@ -68,7 +68,17 @@ func TestAPurgeLeavesNothing(t *testing.T) {
 		p.ctl("start", "a")
 		p.Run(t, "systemctl", "set-property", unit("a"), "MemoryMax=1G")
 		p.ctl("stop", "a")
-		out := p.Run(t, "apt-get", "purge", "--yes", "left4")
+		// Not while something is at work in there.
+		p.Run(t, "systemd-run", "--quiet", "--unit=left4-build-99", "sleep", "infinity")
+		r := p.Try("apt-get", "purge", "--yes", "left4")
+		if told := r.Out + r.Err; r.Code == 0 || !strings.Contains(told, "running: left4-build-99.service") || !strings.Contains(told, "systemctl stop 'left4-server@*' 'left4-build-*'") {
+			t.Errorf("a purge while a build runs: exit status %d\n%s", r.Code, told)
+		}
+		if !p.exists("/var/lib/left4/left4.db") || !p.exists("/etc/systemd/system/"+unit("a")+".d") {
+			t.Error("a purge that was refused has removed something")
+		}
+		p.Run(t, "systemctl", "stop", "left4-build-*")
+		out := p.Run(t, "dpkg", "--purge", "left4")
 		if !strings.Contains(out, "/var/lib/left4") {
 			t.Errorf("the purge does not say what it removes:\n%s", out)
 		}

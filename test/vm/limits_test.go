@@ -18,6 +18,10 @@ func TestTheKernelEnforcesTheLimits(t *testing.T) {
 		p.ctl("start", "a")
 		p.ready(27015)
 		process := p.process(unit("a"))
+		// A Debian as it is installed has all that left4 needs.
+		if r := p.Try("left4ctl", "doctor"); r.Code != 0 || r.Out != "" {
+			t.Errorf("%s: the doctor says, exit status %d:\n%s%s", p.Suite, r.Code, r.Out, r.Err)
+		}
 		wants := func(when string, files map[string]string) {
 			t.Helper()
 			for file, want := range files {
