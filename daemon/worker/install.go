@@ -201,8 +201,9 @@ func (in *installer) bySteamCMD() (outcome, error) {
 		}
 	}
 	before, _ := readManifest(in.dir)
-	windows := !before.installed() || !in.isWhole()
-	validate := in.Validate || windows
+	// An update that was interrupted is still that of a game for Linux. What it has left is looked at.
+	windows := !isBuild(before.build) || !in.isWhole()
+	validate := in.Validate || windows || !before.installed()
 	var unchanged bool
 	err = in.retry(in.Tries, func(_ int, last *failure) *failure {
 		if last != nil {

@@ -79,7 +79,7 @@ var failures = []struct {
 	{steamError(`Invalid platform`), classPlatform, "Invalid platform", "", true},
 	{steamError(`No subscription`), classSubscription, "No subscription", "", true},
 	{steamError(`Missing configuration`), classConfig, "Missing configuration", "", true},
-	{regexp.MustCompile(`^App ` + app + ` .*is not available from this account`), classSubscription, "the game is not available without a login", "", false},
+	{regexp.MustCompile(`^(?:Error: )?App ` + app + ` .*is not available from this account`), classSubscription, "the game is not available without a login", "", false},
 	{regexp.MustCompile(`^(?:Depot \d+ is not available from this account|Encountered 401 for depot manifest)`), classSubscription, "the game is not available without a login", "", false},
 
 	{steamState(`0x2[01]2`), classDiskFull, "disk full", spaceHint, false},
@@ -87,11 +87,11 @@ var failures = []struct {
 	{steamState(`0x606`), classDiskWrite, "the disk cannot be written to", writeHint, false},
 	{steamError(`Disk write failure|Missing file permissions`), classDiskWrite, "the disk cannot be written to", writeHint, false},
 	{regexp.MustCompile(`(?i)read-only file system|: input/output error`), classDiskWrite, "the disk cannot be written to", writeHint, false},
-	{regexp.MustCompile(`^Failed to (?:allocate|resize) file`), classDiskWrite, "the disk cannot be written to", writeHint, false},
+	{regexp.MustCompile(`^(?:Error: )?Failed to (?:allocate|resize) file`), classDiskWrite, "the disk cannot be written to", writeHint, false},
 
 	{regexp.MustCompile(`(?i)rate ?limit ?exceeded`), classLogin, "too many logins", waitHint, true},
 	{steamState(`(0x[46]02)`), classNetwork, "the download broke off (state $1)", "", true},
-	{regexp.MustCompile(`(?:FAILED|ERROR).*\((No Connection|Time ?out|Service Unavailable|Try another CM|Connection Failed|Busy)\)`), classNetwork, "no connection to Steam ($1)", "", true},
+	{regexp.MustCompile(`(?:FAILED|ERROR).*\((No Connection|Time ?out|Timed out|Service Unavailable|Try another CM|Connection Failed|Busy)\)`), classNetwork, "no connection to Steam ($1)", "", true},
 	{regexp.MustCompile(`^Login Failure: (No Connection|Time ?out|Service Unavailable|Try another CM)`), classNetwork, "no connection to Steam ($1)", "", true},
 	{steamError(`No connection|Time ?out|Content servers unreachable|Service Unavailable`), classNetwork, "no connection to Steam's content servers", "", true},
 	{regexp.MustCompile(`needs to be online to update`), classNetwork, "no connection to Steam (it cannot update itself)", "", true},
@@ -122,7 +122,7 @@ var failures = []struct {
 	{regexp.MustCompile(`^(?i:error)! (.{1,200})`), classUnknown, "$1", "", true},
 	{regexp.MustCompile(`Fatal Error: (.{1,200})`), classUnknown, "$1", "", true},
 	{regexp.MustCompile(`^Download failed (?:due )?to (?:due to )?an unhandled exception: (.{1,200})`), classUnknown, "$1", "", true},
-	{regexp.MustCompile(`^Couldn't find any depots`), classUnknown, "it finds no files of the game", "", true},
+	{regexp.MustCompile(`^(?:Error: )?Couldn't find any depots`), classUnknown, "it finds no files of the game", "", true},
 }
 
 // steamError is how SteamCMD ends an app_update that it did not begin, with what stands in parentheses.

@@ -72,7 +72,7 @@ func printable(text []byte) string {
 	}, line)
 }
 
-// shower writes lines to the journal, the same one not twice in a row, and not without end.
+// shower writes lines to the journal: the same one not twice in a row, none of the hundreds of app_info_print, and not without end.
 type shower struct {
 	to    io.Writer
 	last  string
@@ -80,7 +80,7 @@ type shower struct {
 }
 
 func (s *shower) show(line string) {
-	if line == s.last || s.shown > maxShown {
+	if line == s.last || s.shown > maxShown || ofAppInfo.MatchString(line) {
 		return
 	}
 	s.last = line
@@ -89,6 +89,9 @@ func (s *shower) show(line string) {
 	}
 	fmt.Fprintln(s.to, line)
 }
+
+// ofAppInfo is a line below the first one of what app_info_print prints.
+var ofAppInfo = regexp.MustCompile(`^(?:\t|[{}]$)`)
 
 var (
 	success = regexp.MustCompile(`^Success! App '` + app + `' (fully installed|already up to date)`)

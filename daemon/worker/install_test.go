@@ -473,6 +473,15 @@ func TestUpdateWithInvalidPlatform(t *testing.T) {
 	}
 }
 
+func TestUpdateThatWasInterruptedGoesOn(t *testing.T) {
+	s := installed(t, "say app-info", "say linux; game 14982371")
+	manifest := filepath.Join("game", manifestPath)
+	s.write(manifest, strings.NewReplacer(`"4"`, `"1026"`, "1000", "980").Replace(s.read(manifest)), 0o644)
+	if r, _ := s.work(); r.Note != "build 14982371" || !slices.Equal(s.calls(), []string{askBuild, linuxWhole}) {
+		t.Fatalf("%+v, %q", r, s.calls())
+	}
+}
+
 func TestFailuresThatPass(t *testing.T) {
 	for name, c := range map[string]struct {
 		runs  []string
