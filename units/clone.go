@@ -266,8 +266,17 @@ func (s *Systemd) Clone(ctx context.Context, program, from, to string, note func
 		// A left4d that was killed stops nothing.
 		limit = max(time.Until(deadline), time.Second)
 	}
+	err := s.askCopying(ctx, unit, cloneProperties(program, from, to, limit), nil, cloneStopTimeout+workerStopTimeout, note)
+	if err != nil {
+		return fmt.Errorf("cannot copy the files of %s: %w", from, err)
+	}
+	return nil
+}
+
+// askCopying is ask for what tells how far it is, as copying.
+func (s *Systemd) askCopying(ctx context.Context, unit string, properties []property, question []byte, stop time.Duration, note func(files, bytes uint64)) error {
 	var failed string
-	err := s.ask(ctx, unit, cloneProperties(program, from, to, limit), nil, cloneStopTimeout+workerStopTimeout, func(answer *json.Decoder) error {
+	err := s.ask(ctx, unit, properties, question, stop, func(answer *json.Decoder) error {
 		for {
 			var c copying
 			if err := answer.Decode(&c); err != nil {
@@ -285,10 +294,7 @@ func (s *Systemd) Clone(ctx context.Context, program, from, to string, note func
 	if err == nil && failed != "" {
 		err = errors.New(failed)
 	}
-	if err != nil {
-		return fmt.Errorf("cannot copy the files of %s: %w", from, err)
-	}
-	return nil
+	return err
 }
 
 // cloneProperties are those of a process that may change what is below runtime/.

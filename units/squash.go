@@ -178,25 +178,7 @@ func (s *Systemd) Squash(ctx context.Context, program string, q Squashing, note 
 		return err
 	}
 	unit := fmt.Sprintf("left4-squash-%d-%d.service", os.Getpid(), inspections.Add(1))
-	var failed string
-	err = s.ask(ctx, unit, squashProperties(program), question, workerStopTimeout, func(answer *json.Decoder) error {
-		for {
-			var c copying
-			if err := answer.Decode(&c); err != nil {
-				return err
-			}
-			if c.Done || c.Error != "" {
-				failed = c.Error
-				return nil
-			}
-			if note != nil {
-				note(c.Files, c.Bytes)
-			}
-		}
-	})
-	if err == nil && failed != "" {
-		err = errors.New(failed)
-	}
+	err = s.askCopying(ctx, unit, squashProperties(program), question, workerStopTimeout, note)
 	if err != nil {
 		return fmt.Errorf("cannot join %d layers: %w", len(q.Lower), err)
 	}
