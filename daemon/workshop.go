@@ -308,7 +308,7 @@ func (b *workshopBuild) take(ctx context.Context, r *store.Revision, _ status.Re
 		item := &result.Items[i]
 		if item.Missing == "" {
 			if err := b.moveToCache(incoming, cache, item.File); err != nil {
-				item.Missing = lineOf(err.Error(), maxCause)
+				item.Missing = status.Line(err.Error(), maxCause)
 			}
 		}
 	}
@@ -445,7 +445,7 @@ func readWorkshopResult(dir int) (order.WorkshopResult, error) {
 			return r, fmt.Errorf("%s: it has an item %q", order.ResultName, shorten(item.ID))
 		}
 		seen[item.ID] = true
-		item.Title, item.Missing = lineOf(item.Title, maxTitle), lineOf(item.Missing, maxCause)
+		item.Title, item.Missing = status.Line(item.Title, maxTitle), status.Line(item.Missing, maxCause)
 		if item.Missing == "" && (item.Size <= 0 || item.Size > maxItemBytes || item.Updated < 0 || item.Updated > maxUpdated) {
 			return r, fmt.Errorf("%s: item %s has %d bytes of %d", order.ResultName, item.ID, item.Size, item.Updated)
 		}
@@ -465,20 +465,6 @@ func readWorkshopResult(dir int) (order.WorkshopResult, error) {
 func addonName(name string) bool {
 	return name == "" || len(name) <= maxAddonName && name[0] != '.' && strings.HasSuffix(name, ".vpk") && utf8.ValidString(name) &&
 		!strings.ContainsFunc(name, func(r rune) bool { return r == '/' || r == '\\' || !unicode.IsPrint(r) })
-}
-
-// lineOf is one readable line of what others wrote.
-func lineOf(text string, limit int) string {
-	text = strings.Join(strings.Fields(strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return ' '
-		}
-		return r
-	}, strings.ToValidUTF8(text, "?"))), " ")
-	if len(text) > limit {
-		text = strings.ToValidUTF8(text[:limit-len("…")], "") + "…"
-	}
-	return text
 }
 
 // composeWorkshop is what a revision is to hold. What is not to be had now and was in the last one stays as it was there: also
@@ -510,7 +496,7 @@ func composeWorkshop(result order.WorkshopResult, last store.WorkshopBuild) stor
 	}
 	for _, item := range last.Items {
 		if lost != "" && !known[item.ID] && item.File != "" && !slices.Contains(result.Collections, item.ID) {
-			item.Cause = lineOf(lost, maxCause)
+			item.Cause = status.Line(lost, maxCause)
 			build.Items = append(build.Items, item)
 		}
 	}

@@ -424,6 +424,11 @@ func makeLike(dir int, name string, like int) (branch, error) {
 	if err := unix.Mkdirat(dir, name, 0o700); err != nil {
 		return branch{}, err
 	}
+	return openLike(dir, name, st)
+}
+
+// openLike opens the directory name and gives it mode and owner of st.
+func openLike(dir int, name string, st unix.Stat_t) (branch, error) {
 	fd, err := openSame(dir, name, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return branch{}, err

@@ -157,18 +157,7 @@ func applyDir(from, to int, name string, opaque bool) (branch, error) {
 	if err := unix.Mkdirat(to, name, 0o700); err != nil && err != unix.EEXIST {
 		return branch{}, err
 	}
-	fd, err := openSame(to, name, unix.O_RDONLY|unix.O_DIRECTORY, 0)
-	if err != nil {
-		return branch{}, err
-	}
-	b, err := newBranch(1, fd)
-	if err == nil {
-		err = own(fd, st.Mode&noSetID, int(st.Uid), int(st.Gid))
-	}
-	if err != nil {
-		unix.Close(fd)
-	}
-	return b, err
+	return openLike(to, name, st)
 }
 
 // Squash has program, which is left4-overlay, do q. note may be nil.

@@ -144,7 +144,7 @@ func isID(text string) bool {
 
 // miss notes that an item is not to be had.
 func (s *workshop) miss(item order.Item, format string, args ...any) {
-	item.Missing = oneLine(fmt.Sprintf(format, args...), maxReason)
+	item.Missing = status.Line(fmt.Sprintf(format, args...), maxReason)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i := range s.result.Items {
@@ -210,7 +210,7 @@ func (s *workshop) judge(id string, d *details) (want, error) {
 	if d == nil {
 		return w, errors.New("the answer of Steam has nothing about it")
 	}
-	w.Title = oneLine(d.Title, maxTitle)
+	w.Title = status.Line(d.Title, maxTitle)
 	w.Updated, w.Size = int64(d.Updated), int64(d.Size)
 	switch {
 	case d.bad != nil:
@@ -290,20 +290,6 @@ func cutSuffixFold(text, suffix string) (string, bool) {
 		return text, false
 	}
 	return text[:at], true
-}
-
-// oneLine makes a line for people of what others wrote.
-func oneLine(text string, limit int) string {
-	text = strings.Join(strings.Fields(strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return ' '
-		}
-		return r
-	}, strings.ToValidUTF8(text, "?"))), " ")
-	if len(text) > limit {
-		text = strings.ToValidUTF8(text[:limit-len("…")], "") + "…"
-	}
-	return text
 }
 
 // tidy removes what no item of today needs, so that what was begun and is not wanted any more does not stay for ever.

@@ -16,6 +16,7 @@ import (
 	"github.com/cenkalti/backoff/v5"
 
 	"left4.me/left4/daemon/worker/order"
+	"left4.me/left4/daemon/worker/status"
 )
 
 const (
@@ -315,7 +316,7 @@ func (s *workshop) retry(ctx context.Context, tell func(string), try func(*patie
 		}
 		return struct{}{}, err
 	}, backoff.WithBackOff(p), backoff.WithMaxElapsedTime(0), backoff.WithNotify(func(err error, pause time.Duration) {
-		fmt.Fprintf(s.log, "trying again in %v: %s\n", pause.Round(time.Millisecond), oneLine(err.Error(), maxReason))
+		fmt.Fprintf(s.log, "trying again in %v: %s\n", pause.Round(time.Millisecond), status.Line(err.Error(), maxReason))
 		tell(fmt.Sprintf("trying again in %v: %v", max(pause.Round(time.Second), time.Second), err))
 	}))
 	return err
@@ -332,7 +333,7 @@ func (e *laterError) Unwrap() error { return e.after }
 
 // statusError is what an answer's status means.
 func statusError(resp *http.Response) error {
-	text := resp.Request.URL.Host + " answers " + oneLine(resp.Status, 100)
+	text := resp.Request.URL.Host + " answers " + status.Line(resp.Status, 100)
 	passes := resp.StatusCode >= 500 || resp.StatusCode == http.StatusTooManyRequests || resp.StatusCode == http.StatusRequestTimeout
 	if !passes {
 		return backoff.Permanent(errors.New(text))

@@ -12,7 +12,6 @@ import (
 	"strconv"
 	"strings"
 	"unicode"
-	"unicode/utf8"
 )
 
 // maxText is how much of a text is taken, in bytes. systemd takes more, but a person reads one line.
@@ -99,20 +98,18 @@ func ParseStatus(text string) Report {
 	return r
 }
 
-// clean makes one readable line.
-func clean(text string) string {
-	text = strings.Map(func(r rune) rune {
+// Line makes one readable line, of at most limit bytes, of what others wrote.
+func Line(text string, limit int) string {
+	text = strings.Join(strings.Fields(strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) {
 			return ' '
 		}
 		return r
-	}, strings.ToValidUTF8(text, "?"))
-	if len(text) > maxText {
-		cut := maxText - len("…")
-		for !utf8.RuneStart(text[cut]) {
-			cut--
-		}
-		text = text[:cut] + "…"
+	}, strings.ToValidUTF8(text, "?"))), " ")
+	if len(text) > limit {
+		text = strings.ToValidUTF8(text[:limit-len("…")], "") + "…"
 	}
-	return strings.TrimSpace(text)
+	return text
 }
+
+func clean(text string) string { return Line(text, maxText) }
