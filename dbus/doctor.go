@@ -10,8 +10,8 @@ import (
 	"left4.me/left4/polkit"
 )
 
-// polkitTime is how long polkit may take to show that it is there, and what it knows. The first question starts it; an emulated
-// machine took 6 s for that. Callers have 25 s.
+// polkitTime is how long polkit may take to show that it is there, and what it knows. The first question starts it, which
+// took an emulated machine more than 5 s. Callers have 25 s.
 const polkitTime = 15 * time.Second
 
 // maxProblems is how many problems may be named at once; more are told by their kinds.
