@@ -71,7 +71,9 @@ func TestBuilderFromAnEmptyHost(t *testing.T) {
 				t.Errorf("nothing is told of item %s:\n%s", broken, out)
 			}
 		}
-		step("a script", false, "overlay create tweaks --type script --script /srv/tweaks.sh", "overlay build tweaks")
+		if out := step("a script", false, "overlay create tweaks --type script --script /srv/tweaks.sh", "overlay build --follow tweaks"); !strings.Contains(out, "made it") {
+			t.Errorf("the script's output is not shown:\n%s", out)
+		}
 		step("a blueprint, a server, and its start", false,
 			"blueprint create versus --overlay 'tweaks:*' --overlay sourcemod --overlay maps",
 			"create versus-1 --blueprint versus --arg +map --arg campaign07_m1", "start versus-1")

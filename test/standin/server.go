@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"left4.me/left4/test/steam/vpk"
 )
 
 const appID = 550
@@ -42,6 +44,7 @@ type server struct {
 	execs    []string // the files that are being executed, outermost first
 	execLeft int      // how many more files the command that came from outside may execute
 	mapName  string
+	packed   map[string]bool // files in the archives of addons
 	players  []player
 	lastUser int
 	logFile  *os.File
@@ -98,6 +101,7 @@ func newServer(opt options, stdout io.Writer) *server {
 		failures:       make(map[netip.Addr][]time.Time),
 		sessions:       make(map[net.Conn]bool),
 		seenFaultFiles: make(map[string]fileState),
+		packed:         make(map[string]bool),
 	}
 	rand.Read(s.secret[:])
 	return s
@@ -212,7 +216,8 @@ func (s *server) quit(reason string) {
 // but a server that has no map yet at least reads its configuration.
 func (s *server) loadMap(args []string) {
 	name := strings.ToLower(args[0])
-	if _, err := os.Stat(filepath.Join(s.game, "maps", filepath.Base(name)+".bsp")); err != nil {
+	file := "maps/" + filepath.Base(name) + ".bsp"
+	if _, err := os.Stat(filepath.Join(s.game, file)); err != nil && !s.packed[file] {
 		s.printf("map load failed: %s not found or invalid", name)
 		if s.mapName == "" {
 			s.execServerConfig()
@@ -233,6 +238,18 @@ func (s *server) loadMap(args []string) {
 	s.log("Started map %q", name)
 }
 
+// unpack notes what an archive has.
+func (s *server) unpack(name string) {
+	f, err := os.Open(filepath.Join(s.game, name))
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	for _, file := range vpk.Names(f) {
+		s.packed[strings.ToLower(file)] = true
+	}
+}
+
 // loadAddons prints what the engine would load, by name: archives and plugins.
 func (s *server) loadAddons() {
 	entries, err := os.ReadDir(filepath.Join(s.game, "addons"))
@@ -247,6 +264,7 @@ func (s *server) loadAddons() {
 		switch filepath.Ext(path) {
 		case ".vpk":
 			s.printf("Loaded addon %q", path)
+			s.unpack(path)
 		case ".vdf":
 			s.printf("Loaded plugin %q", path)
 		}

@@ -20,6 +20,7 @@ import (
 
 	"left4.me/left4/test/standin/gametree"
 	"left4.me/left4/test/standin/query"
+	"left4.me/left4/test/steam/vpk"
 )
 
 // The test program is the server, too, when this is set: so the server runs as a process of its own, and with the race
@@ -327,6 +328,17 @@ rcon_password "`+password+`"`)
 	}
 	if got := g.rcon("changelevel nowhere"); got != "map load failed: nowhere not found or invalid\n" {
 		t.Errorf("changelevel to no map: %q", got)
+	}
+}
+
+func TestMapsOfAddOns(t *testing.T) {
+	t.Parallel()
+	g := newGame(t)
+	g.write("addons/no.vpk", "no archive")
+	g.write("addons/da.vpk", string(vpk.Make([]string{"maps/DeadAir01.bsp"}, nil)))
+	g.start("+map", "deadair01")
+	if got := g.info().Map; got != "deadair01" {
+		t.Errorf("the map is %q", got)
 	}
 }
 

@@ -2,10 +2,12 @@
 package vpk
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
+	"io"
 	"path"
 	"strings"
 )
@@ -63,4 +65,37 @@ func Mission(name string, maps []string) string {
 	}
 	b.WriteString("\t}\n}\n")
 	return b.String()
+}
+
+// Names are those of the files in an archive, none where it is no archive.
+func Names(archive io.Reader) (names []string) {
+	var head [3]uint32
+	if err := binary.Read(archive, binary.LittleEndian, &head); err != nil || head[0] != Signature || head[1] != 1 {
+		return nil
+	}
+	tree := bufio.NewReader(io.LimitReader(archive, int64(head[2])))
+	word := func() string {
+		text, _ := tree.ReadString(0)
+		return strings.TrimSuffix(text, "\x00")
+	}
+	for ext := word(); ext != ""; ext = word() {
+		for dir := word(); dir != ""; dir = word() {
+			for name := word(); name != ""; name = word() {
+				var entry struct {
+					Sum              uint32
+					Preload, Archive uint16
+					Offset, Length   uint32
+					Terminator       uint16
+				}
+				if err := binary.Read(tree, binary.LittleEndian, &entry); err != nil {
+					return names
+				}
+				if _, err := io.CopyN(io.Discard, tree, int64(entry.Preload)); err != nil {
+					return names
+				}
+				names = append(names, path.Join(strings.TrimSpace(dir), name+"."+ext))
+			}
+		}
+	}
+	return names
 }
