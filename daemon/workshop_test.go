@@ -407,6 +407,18 @@ func TestOneWorkshopBuildAtATime(t *testing.T) {
 		t.Fatal(err)
 	}
 	ws.units.Wait(t, "worker "+units.BuildUnit(first.ID))
+	// One that waits says for what, and does not wait to be canceled.
+	ws.workshopOverlay("c", "1")
+	third, err := ws.BuildOverlay("c", Request{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := ws.CancelJob(third.ID, 0); err != nil {
+		t.Fatal(err)
+	}
+	if j := ws.events.wait(t, third.ID); j.State != JobCanceled {
+		t.Errorf("%+v", j)
+	}
 	ws.again()
 	if n := ws.units.Count("worker "); n != 1 {
 		t.Errorf("%d workers were started", n)
