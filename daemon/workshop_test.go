@@ -439,6 +439,34 @@ func TestOneWorkshopBuildAtATime(t *testing.T) {
 	}
 }
 
+// left4d ends when the worker is done and some of what it left is in the cache already.
+func TestAWorkshopBuildIsTakenUp(t *testing.T) {
+	ws := newWorkshop(t, "maps", "1", "2")
+	ws.has("1", 10, "a.vpk", "one")
+	ws.has("2", 10, "b.vpk", "two")
+	stop := "stop " + units.BuildUnit(1)
+	ws.units.Hold[stop] = make(chan struct{})
+	j, err := ws.BuildOverlay("maps", Request{})
+	if err != nil || j.ID != 1 {
+		t.Fatal(j, err)
+	}
+	ws.units.Wait(t, stop)
+	dir := filepath.Join(ws.root, "state/workshop")
+	if err := os.Rename(dir+"/incoming/1-10.vpk", dir+"/1-10.vpk"); err != nil {
+		t.Fatal(err)
+	}
+	ws.Close()
+	ws.Store.Close()
+	ws.units.Release(stop)
+	ws.open()
+	if j := ws.events.wait(t, j.ID); j.State != JobDone || j.Status != "2 items" || len(ws.orders) != 1 {
+		t.Errorf("%+v, %d workers", j, len(ws.orders))
+	}
+	if got := ws.addons("maps"); got != "a.vpk one\nb.vpk two\n" {
+		t.Errorf("built:\n%s", got)
+	}
+}
+
 func TestTheCacheIsCollected(t *testing.T) {
 	ws := newWorkshop(t, "maps", "1")
 	for n := range int64(3) {
