@@ -98,8 +98,8 @@ type Daemon struct {
 	// written. It is taken after accept and before mu.
 	plans sync.RWMutex
 
-	// cache is held by whoever counts on what lies in the cache of the workshop: a build all the time, collecting only tries it.
-	cache     sync.Mutex
+	// cache is full while somebody counts on what lies in the cache of the workshop: a build all the time, collecting only tries it.
+	cache     chan struct{}
 	cacheTime time.Duration // that a file which no revision has stays there
 
 	mu         sync.Mutex
@@ -172,7 +172,7 @@ func New(o Options) (*Daemon, error) {
 		instances: map[string]*instance{}, jobs: map[uint32]*job{}, queues: map[string][]*job{},
 		blueprints: map[string]store.Blueprint{}, overlays: map[string]*overlay{}, revisions: map[uint32][]store.Revision{},
 		merging: map[string]bool{}, starts: make(chan struct{}, maxStarts), startTurn: startTurn,
-		cacheTime: cacheTime,
+		cache: make(chan struct{}, 1), cacheTime: cacheTime,
 	}
 	if err := d.readLayers(); err != nil {
 		return nil, err

@@ -96,8 +96,12 @@ type workshopBuild struct {
 }
 
 func (d *Daemon) buildWorkshop(ctx context.Context, j *job) error {
-	d.cache.Lock()
-	defer d.cache.Unlock()
+	select {
+	case d.cache <- struct{}{}:
+		defer func() { <-d.cache }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 	b := &workshopBuild{Daemon: d, job: j}
 	if err := d.makeRevision(ctx, j, maker{verb: "build", worker: b.worker, take: b.take}); err != nil {
 		return err
@@ -267,10 +271,12 @@ func (d *Daemon) cached() ([]order.File, error) {
 
 // collectCache removes from the cache what no revision has had for long. Not while a build counts on what is there.
 func (d *Daemon) collectCache() (files int, err error) {
-	if !d.cache.TryLock() {
+	select {
+	case d.cache <- struct{}{}:
+		defer func() { <-d.cache }()
+	default:
 		return 0, nil
 	}
-	defer d.cache.Unlock()
 	err = d.eachCached(func(dir int, f order.File, st unix.Stat_t) error {
 		// It changed last when it lost a name.
 		if st.Nlink > 1 || time.Since(time.Unix(st.Ctim.Unix())) < d.cacheTime {

@@ -407,6 +407,18 @@ func TestOneWorkshopBuildAtATime(t *testing.T) {
 		t.Fatal(err)
 	}
 	ws.units.Wait(t, "worker "+units.BuildUnit(first.ID))
+	// One that waits says for what, and does not wait to be canceled.
+	ws.workshopOverlay("c", "1")
+	third, err := ws.BuildOverlay("c", Request{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := ws.CancelJob(third.ID, 0); err != nil {
+		t.Fatal(err)
+	}
+	if j := ws.events.wait(t, third.ID); j.State != JobCanceled {
+		t.Errorf("%+v", j)
+	}
 	ws.again()
 	if n := ws.units.Count("worker "); n != 1 {
 		t.Errorf("%d workers were started", n)
@@ -424,6 +436,34 @@ func TestOneWorkshopBuildAtATime(t *testing.T) {
 	work(second)
 	if j := ws.events.wait(t, second.ID); j.State != JobDone || ws.addons("b") != "a.vpk one\n" {
 		t.Errorf("%+v", j)
+	}
+}
+
+// left4d ends when the worker is done and some of what it left is in the cache already.
+func TestAWorkshopBuildIsTakenUp(t *testing.T) {
+	ws := newWorkshop(t, "maps", "1", "2")
+	ws.has("1", 10, "a.vpk", "one")
+	ws.has("2", 10, "b.vpk", "two")
+	stop := "stop " + units.BuildUnit(1)
+	ws.units.Hold[stop] = make(chan struct{})
+	j, err := ws.BuildOverlay("maps", Request{})
+	if err != nil || j.ID != 1 {
+		t.Fatal(j, err)
+	}
+	ws.units.Wait(t, stop)
+	dir := filepath.Join(ws.root, "state/workshop")
+	if err := os.Rename(dir+"/incoming/1-10.vpk", dir+"/1-10.vpk"); err != nil {
+		t.Fatal(err)
+	}
+	ws.Close()
+	ws.Store.Close()
+	ws.units.Release(stop)
+	ws.open()
+	if j := ws.events.wait(t, j.ID); j.State != JobDone || j.Status != "2 items" || len(ws.orders) != 1 {
+		t.Errorf("%+v, %d workers", j, len(ws.orders))
+	}
+	if got := ws.addons("maps"); got != "a.vpk one\nb.vpk two\n" {
+		t.Errorf("built:\n%s", got)
 	}
 }
 

@@ -335,3 +335,34 @@ func TestTreesWithoutBounds(t *testing.T) {
 		t.Errorf("CountTree: %d files, %v", files, err)
 	}
 }
+
+func TestLinkFile(t *testing.T) {
+	dir := t.TempDir()
+	if err := errors.Join(os.Mkdir(dir+"/from", 0o755), os.Mkdir(dir+"/to", 0o755), os.WriteFile(dir+"/from/a", []byte("text"), 0o644),
+		os.Symlink("a", dir+"/from/link"), os.WriteFile(dir+"/to/taken", nil, 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	from, err1 := unix.Open(dir+"/from", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	to, err2 := unix.Open(dir+"/to", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err := errors.Join(err1, err2); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(from)
+	defer unix.Close(to)
+	if err := LinkFile(t.Context(), from, "a", to, "b"); err != nil {
+		t.Fatal(err)
+	}
+	one, err1 := os.Stat(dir + "/from/a")
+	two, err2 := os.Stat(dir + "/to/b")
+	if err1 != nil || err2 != nil || !os.SameFile(one, two) {
+		t.Error(err1, err2)
+	}
+	for _, c := range []struct {
+		name, as string
+		want     error
+	}{{"a", "taken", unix.EEXIST}, {"none", "c", unix.ENOENT}, {"link", "c", nil}, {"../from/a", "c", unix.EINVAL}, {"a", "../c", unix.EINVAL}} {
+		if err := LinkFile(t.Context(), from, c.name, to, c.as); err == nil || c.want != nil && !errors.Is(err, c.want) {
+			t.Errorf("%s as %s: %v", c.name, c.as, err)
+		}
+	}
+}

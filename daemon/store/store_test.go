@@ -368,3 +368,55 @@ func TestAFinishedJobKeepsNoParameters(t *testing.T) {
 		}
 	}
 }
+
+func TestWhatARevisionWasMadeOf(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "left4.db")
+	s := open(t, path)
+	o := Overlay{Name: "maps", Type: "workshop", Created: 1, Config: JSON[OverlayConfig]{OverlayConfig{Items: []string{"1", "2"}}}}
+	if err := s.CreateOverlay(&o); err != nil {
+		t.Fatal(err)
+	}
+	for n := range uint32(3) {
+		id, err := s.AddRevision(o.ID, 0, 1)
+		if err != nil || id != n+1 {
+			t.Fatal(id, err)
+		}
+		if err := s.PublishRevision(Revision{Overlay: o.ID, ID: id, Published: 2}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	build := WorkshopBuild{Items: []WorkshopItem{{ID: "1", Title: "ü", File: "a.vpk", Updated: 3, Bytes: 4}, {ID: "2", Cause: "gone"}}, Collections: []string{"9"}}
+	for id, b := range map[uint32]WorkshopBuild{1: {}, 2: build, 3: build} {
+		if err := s.PutWorkshop(o.ID, id, b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.PutWorkshop(o.ID, 1, build); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.PutWorkshop(o.ID, 9, build); err == nil {
+		t.Error("a revision that is not there was made of something")
+	}
+	s.Close()
+	s = open(t, path)
+	if got, err := s.Workshop(o.ID, 1); err != nil || !reflect.DeepEqual(got, build) {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if all, err := s.Overlays(); err != nil || !reflect.DeepEqual(all[0].Config, o.Config) {
+		t.Errorf("%+v, %v", all, err)
+	}
+	if err := errors.Join(s.DropRevision(o.ID, 1, 5), s.LoseRevision(o.ID, 3, 2, 5)); err != nil {
+		t.Fatal(err)
+	}
+	for id, want := range map[uint32]error{1: ErrNotFound, 2: nil, 3: ErrNotFound} {
+		if _, err := s.Workshop(o.ID, id); !errors.Is(err, want) {
+			t.Errorf("revision %d: %v", id, err)
+		}
+	}
+	if err := s.DeleteOverlay(o.ID); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Workshop(o.ID, 2); !errors.Is(err, ErrNotFound) {
+		t.Error(err)
+	}
+}

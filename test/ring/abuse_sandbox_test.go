@@ -14,7 +14,7 @@ func TestAbuseUnitsAreSoundAndTight(t *testing.T) {
 	eachPlay(t, func(t *testing.T, p play) {
 		p.ctl("create", "a")
 		p.ctl("start", "a")
-		for _, u := range []string{"left4d.service", "left4-server@a.service", "left4-overlay@a.service", "left4-game.slice", "left4-build.slice"} {
+		for _, u := range []string{"left4d.service", "left4-server@a.service", "left4-overlay@a.service", "left4-game.slice", "left4-build.slice", "left4-refresh.service", "left4-refresh.timer"} {
 			if r := p.Try("systemd-analyze", "verify", "--man=no", u); r.Code != 0 || strings.TrimSpace(r.Out+r.Err) != "" {
 				t.Errorf("verify %s: %+v", u, r)
 			}
@@ -23,7 +23,7 @@ func TestAbuseUnitsAreSoundAndTight(t *testing.T) {
 		for _, c := range []struct {
 			unit  string
 			limit float64
-		}{{"left4d.service", 1.5}, {"left4-server@a.service", 1.5}, {"left4-overlay@a.service", 4.0}} {
+		}{{"left4d.service", 1.5}, {"left4-server@a.service", 1.5}, {"left4-overlay@a.service", 4.0}, {"left4-refresh.service", 2.0}} {
 			r := p.Try("systemd-analyze", "security", "--no-pager", c.unit)
 			f := exposure.FindStringSubmatch(r.Out)
 			if f == nil {
