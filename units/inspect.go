@@ -236,6 +236,8 @@ func overlayProperties(program string, args ...string) []property {
 	set("ExecStart", []execCommand{{program, append([]string{program}, args...), false}})
 	set("StandardInputFileDescriptor", dbus.UnixFDIndex(0))
 	set("StandardOutputFileDescriptor", dbus.UnixFDIndex(1))
+	// The descriptor counts; but where both of these say the same, as they do by default, errors go where the output goes.
+	set("StandardOutput", "null")
 	set("StandardError", "journal")
 	set("SyslogLevelPrefix", false) // names of files may be in it
 	set("MemoryMax", uint64(overlayMemory))

@@ -247,24 +247,27 @@ func TestAbuseArchives(t *testing.T) {
 		p.layer("sm", map[string]string{"left4dead2/kept.txt": "kept"})
 		state := []string{"/var/lib/left4/overlays", "/var/lib/left4/game", "/var/lib/left4/instances", "/etc/passwd", "/etc/shadow", "/usr/libexec/left4", "/tmp", "/var/tmp", "/etc/left4-hostile"}
 		before, cases, wrongs := p.traceOf(state...), 0, 0
-		refused := func(what, archive, want string, args ...string) {
+		wrong := func(format string, args ...any) {
+			t.Helper()
+			wrongs++
+			t.Errorf(format, args...)
+		}
+		refused := func(what, archive, want string) {
 			t.Helper()
 			cases++
-			wrong := func(format string, args ...any) {
-				t.Helper()
-				wrongs++
-				t.Errorf(format, args...)
-			}
-			r := p.Try(append([]string{"left4ctl", "overlay", "import", "sm", archive}, args...)...)
+			r := p.Try("left4ctl", "overlay", "import", "sm", archive)
 			if r.Code != 1 || !strings.Contains(r.Err, want) || len(r.Err) > 2000 || unsafe(r.Out+r.Err) {
 				wrong("%s in %s: %d %.2000q, want %q", what, archive, r.Code, r.Out+r.Err, want)
 			}
+		}
+		clean := func(after string) {
+			t.Helper()
 			if now := p.traceOf(state...); now != before {
-				wrong("%s in %s leaves or changes\n%s", what, archive, differences(before, now))
+				wrong("%s leaves or changes\n%s", after, differences(before, now))
 				before = now
 			}
 			if left := p.Run(t, "systemctl", "list-units", "--all", "--plain", "--no-legend", "left4-build-*"); left != "" {
-				wrong("%s in %s leaves units:\n%s", what, archive, left)
+				wrong("%s leaves units:\n%s", after, left)
 			}
 		}
 		for what, c := range map[string]struct {
@@ -283,6 +286,7 @@ func TestAbuseArchives(t *testing.T) {
 			for _, archive := range p.bringArchives(c.entries...) {
 				refused(what, archive, c.want)
 			}
+			clean(what)
 		}
 
 		// Bombs: of zeros, of which a GiB and a half is some KiB, and of files that are not there.
@@ -308,6 +312,7 @@ func TestAbuseArchives(t *testing.T) {
 			p.bringFile(b.Bytes(), "/root/bomb."+format)
 			refused("a bomb", "/root/bomb."+format, bomb)
 		}
+		clean("a bomb")
 
 		// A million entries, in archives that are small themselves.
 		entries = entries[:0]
@@ -336,6 +341,7 @@ func TestAbuseArchives(t *testing.T) {
 		}
 		p.bringFile(b.Bytes(), "/root/many.tar.gz")
 		refused("a million entries", "/root/many.tar.gz", many)
+		clean("a million entries")
 
 		peak := p.peak("left4d.service")
 		if peak > 64<<10 {

@@ -110,7 +110,7 @@ kill -0 1 && echo may send signals
 		if r := p.Try("left4ctl", "maps", "own"); r.Code != 1 || !strings.Contains(r.Err, "left4-worker gave no answer; journalctl -t left4-worker may tell why") {
 			t.Errorf("%+v", r)
 		}
-		said := p.Journal(t, "left4-consult-*")
+		said := p.journal(t, "SYSLOG_IDENTIFIER=left4-worker")
 		for _, want := range []string{"left4", "CapEff:\t0000000000000000", "lo"} {
 			if !strings.Contains(said, want) {
 				t.Errorf("no %q in\n%s", want, said)
