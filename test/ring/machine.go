@@ -69,7 +69,7 @@ mount -t overlay -o "lowerdir=$lower,upperdir=upper,workdir=work,$options" left4
 : >root/etc/machine-id
 exec systemd-nspawn --quiet --boot --directory=root --bind="$PWD/lib:/var/lib" \
 	--register=no --keep-unit --settings=no --private-network --resolv-conf=off --timezone=off --link-journal=no \
-	--console=pipe --notify-ready=yes --kill-signal=SIGRTMIN+3
+	--console=pipe --notify-ready=yes --system-call-filter=bpf --kill-signal=SIGRTMIN+3
 `
 
 // newMachine makes the directories of a machine over a root, which must be held until it is destroyed.
