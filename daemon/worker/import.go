@@ -430,24 +430,8 @@ func writeAt(fd int, b []byte, at int64) error {
 }
 
 func (im *importer) symlink(path, target string) error {
-	switch {
-	case target == "" || len(target) > maxPath || strings.Contains(target, "\x00"):
-		return errors.New("a link without a proper target is not allowed")
-	case target[0] == '/':
-		return fmt.Errorf("a link to an absolute name, %q, is not allowed", short(target))
-	}
-	depth := strings.Count(path, "/")
-	for _, part := range strings.Split(target, "/") {
-		switch part {
-		case "", ".":
-		case "..":
-			depth--
-		default:
-			depth++
-		}
-		if depth < 0 {
-			return fmt.Errorf("a link out of the archive, to %q, is not allowed", short(target))
-		}
+	if err := properTarget(path, target, "the archive"); err != nil {
+		return err
 	}
 	dir, name, err := im.place(path, unix.S_IFLNK)
 	if err != nil {
@@ -546,7 +530,7 @@ func (im *importer) end() error {
 			return err
 		}
 		path = strings.TrimSuffix(path, "\x00")
-		if err := im.staysInside(path); err != nil {
+		if err := staysInside(im.root, path, "the archive"); err != nil {
 			return fmt.Errorf("%q: %w", short(path), err)
 		}
 		im.progress()
@@ -603,62 +587,6 @@ func (im *importer) sortAddons() error {
 		}
 	}
 	return nil
-}
-
-// staysInside follows the symbolic link at path as the kernel would, and fails where that leaves the tree. What is missing on the
-// way counts as a directory: another layer may bring it.
-func (im *importer) staysInside(path string) error {
-	at := strings.Split(path, "/")
-	todo := at[len(at)-1:]
-	at = at[:len(at)-1]
-	for links := 0; len(todo) > 0; {
-		name := todo[0]
-		todo = todo[1:]
-		switch name {
-		case "", ".":
-			continue
-		case "..":
-			if len(at) == 0 {
-				return errors.New("a link out of the archive is not allowed")
-			}
-			at = at[:len(at)-1]
-			continue
-		}
-		target, err := im.readLink(strings.Join(at, "/"), name)
-		if err != nil {
-			return err
-		}
-		if target == "" {
-			at = append(at[:len(at):len(at)], name)
-			continue
-		}
-		if links++; links > maxLinks {
-			return errors.New("a link that leads through more than 40 others, or to itself, is not allowed")
-		}
-		todo = append(strings.Split(target, "/"), todo...)
-	}
-	return nil
-}
-
-// readLink is where the link name in the directory parent leads; "" if it is none.
-func (im *importer) readLink(parent, name string) (string, error) {
-	if parent == "" {
-		parent = "."
-	}
-	dir, err := units.OpenBeneath(im.root, parent, unix.O_PATH|unix.O_DIRECTORY, 0)
-	if err == nil {
-		defer unix.Close(dir)
-		var n int
-		if n, err = unix.Readlinkat(dir, name, im.buf); err == nil {
-			return string(im.buf[:n]), nil
-		}
-	}
-	for _, none := range []error{unix.ENOENT, unix.ENOTDIR, unix.EINVAL, unix.ENAMETOOLONG} {
-		if errors.Is(err, none) {
-			return "", nil
-		}
-	}
-	return "", err
 }
 
 // progress tells how far it is, now and then.

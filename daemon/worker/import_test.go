@@ -677,7 +677,7 @@ func TestProgress(t *testing.T) {
 
 // The whole program: arguments, environment, directory, words to the service manager, exit status.
 func TestRun(t *testing.T) {
-	const usage = "usage: left4-worker import < ARCHIVE\n       left4-worker install < ORDER.json\n       left4-worker maps < ORDER.json\n       left4-worker workshop < ORDER.json\n"
+	const usage = "usage: left4-worker import < ARCHIVE\n       left4-worker install < ORDER.json\n       left4-worker maps < ORDER.json\n       left4-worker script < ORDER.json\n       left4-worker workshop < ORDER.json\n"
 	game := archive(t, mode(file("srcds_run", "#!"), 0o755))
 	for what, c := range map[string]struct {
 		args   []string

@@ -160,7 +160,6 @@ func (in *installer) remove(path string) error {
 
 // look goes through all files, for what must not be in a game that servers share. No process is left that could change them.
 func (in *installer) look() error {
-	im := importer{root: in.dir, buf: make([]byte, maxPath+1)}
 	self := uint32(os.Geteuid())
 	return filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
 		if err == nil {
@@ -180,7 +179,7 @@ func (in *installer) look() error {
 		case kind.IsRegular():
 			err = notSpecial(int64(st.Mode))
 		case kind&fs.ModeSymlink != 0:
-			err = im.leadsInside(path)
+			err = leadsInside(in.dir, path)
 		case !kind.IsDir():
 			err = errors.New("it is neither a file nor a directory nor a link")
 		}
@@ -192,16 +191,16 @@ func (in *installer) look() error {
 }
 
 // leadsInside is staysInside for a link that no archive brought.
-func (im *importer) leadsInside(path string) error {
+func leadsInside(root int, path string) error {
 	parent, name := split(path)
-	target, err := im.readLink(parent, name)
+	target, err := readLink(root, parent, name)
 	switch {
 	case err != nil:
 		return err
 	case strings.HasPrefix(target, "/"):
 		return fmt.Errorf("a link to an absolute name, %q, is not allowed", short(target))
 	}
-	if err := im.staysInside(path); err != nil {
+	if err := staysInside(root, path, "the game"); err != nil {
 		return fmt.Errorf("a link to %q, out of the game or without an end, is not allowed", short(target))
 	}
 	return nil

@@ -11,6 +11,11 @@
 //
 // reads an order.Maps, and answers on its standard output with an order.MapsResult as JSON.
 //
+//	left4-worker script
+//
+// runs the bash script of the order (order.Script) on its standard input. The working directory, which must be empty, is the script's, too,
+// and what it leaves there is looked at as what an import unpacks. LEFT4_JOB, LEFT4_OVERLAY and LEFT4_OVERLAY_ID are the script's to read.
+//
 //	left4-worker workshop
 //
 // fetches items of the Steam Workshop into the working directory, as the order.Workshop on its standard input says, and
@@ -85,6 +90,7 @@ var commands = map[string]command{
 	"import":   {"ARCHIVE", "import", importArchive},
 	"install":  {"ORDER.json", "install the game", installGame},
 	"maps":     {"ORDER.json", "list maps", listMaps},
+	"script":   {"ORDER.json", "run the script", runScript},
 	"workshop": {"ORDER.json", "fetch items of the workshop", buildWorkshop},
 }
 

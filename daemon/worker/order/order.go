@@ -85,6 +85,8 @@ type Script struct {
 	Text string
 	// Base is a directory whose files the script finds, as copies; "" = it begins with none.
 	Base string
+	// Private allows addresses of private networks, and this machine.
+	Private bool
 }
 
 // Maps has a worker list the maps in layers, which it finds under these absolute paths, highest first. It answers with a MapsResult.
