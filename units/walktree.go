@@ -2,6 +2,7 @@ package units
 
 import (
 	"context"
+	"errors"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -57,4 +58,70 @@ func CopyFiles(ctx context.Context, from, to int, note func(files, bytes uint64)
 		return errNoKind
 	}
 	return w.make(from, to, nil, &w)
+}
+
+// Usage is what the files in a tree take of the file system.
+type Usage struct{ Files, Bytes uint64 }
+
+// TreeUsage tells what is below root, while somebody may be changing it: what goes meanwhile is left out. It ends early when it is more
+// than max. A file with several names counts once, if all of them are there.
+func TreeUsage(ctx context.Context, root int, max Usage) (Usage, error) {
+	w := usageCounter{counter: counter{ctx: ctx}, max: max}
+	var err error
+	if w.d, err = descend(root); err != nil {
+		return Usage{}, err
+	}
+	defer w.d.close()
+	err = w.d.walk(ctx, &w)
+	if errors.Is(err, errMore) || errors.Is(err, errChanged) {
+		err = nil
+	}
+	return w.Usage, err
+}
+
+var errMore = errors.New("there is more than is allowed")
+
+// usageCounter is the visitor of TreeUsage.
+type usageCounter struct {
+	counter
+	Usage
+	max Usage
+}
+
+func (w *usageCounter) list(s *step) error {
+	dirs := firstNames{after: s.after, max: walkNames}
+	err := w.d.read(w.ctx, s.at[0].fd, func(name string) error {
+		st, err := statAt(s.at[0].fd, name)
+		if err == unix.ENOENT {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+			dirs.add(name)
+			st.Nlink = 1
+		}
+		if s.again {
+			return nil
+		}
+		w.Files++
+		w.Bytes += uint64(st.Blocks) * 512 / max(1, uint64(st.Nlink))
+		if w.Files > w.max.Files || w.Bytes > w.max.Bytes {
+			return errMore
+		}
+		return nil
+	})
+	dirs.next(s)
+	return err
+}
+
+func (w *usageCounter) visit(s *step, name string) ([]branch, error) {
+	at, err := w.counter.visit(s, name)
+	for _, gone := range []error{unix.ENOENT, unix.ENOTDIR, unix.ELOOP} {
+		if errors.Is(err, gone) {
+			return nil, nil
+		}
+	}
+	return at, err
 }

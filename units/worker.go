@@ -41,17 +41,21 @@ type Worker struct {
 	Box     Box
 	// Resolver takes the place of /etc/resolv.conf where it is not "".
 	Resolver string
+	FileMax  uint64 // bytes that a file may have, 0 = any
 }
 
 // Box is what a kind of worker gets beyond what every worker has, and its limits.
 type Box struct {
-	Network bool   // the internet
-	Private bool   // private networks and this machine, too
-	Foreign bool   // programs of others, 32-bit ones too, which make code as they run and may lie where it writes
-	Temp    string // size of a /tmp of its own, as mount options write it; "" = there is none
-	Memory  uint64 // bytes; the page cache of what it writes counts, but is given back under pressure
-	Tasks   uint64
-	CPUs    uint64 // that it may use in full, 0 = all
+	Network bool // the internet
+	Private bool // private networks and this machine, too
+	Foreign bool // programs of others, 32-bit ones too, which make code as they run and may lie where it writes
+	Shut    bool // nothing of the machine's own data, not even what everybody may read
+	// Alone lets it make namespaces of processes, and gives it the capability that this takes, in the unit's own user namespace.
+	Alone  bool
+	Temp   string // size of a /tmp of its own, as mount options write it; "" = there is none
+	Memory uint64 // bytes; the page cache of what it writes counts, but is given back under pressure
+	Tasks  uint64
+	CPUs   uint64 // that it may use in full, 0 = all
 }
 
 // Boxes of the workers of left4d.
@@ -61,25 +65,44 @@ var (
 	BoxDownload = Box{Network: true, Memory: 1 << 30, Tasks: 64}
 	// BoxInstall is for SteamCMD: a 32-bit program that updates itself where it lies.
 	BoxInstall = Box{Network: true, Foreign: true, Temp: "256M", Memory: 4 << 30, Tasks: 256}
-	// BoxScript is for what the owner of an overlay has written.
-	BoxScript = Box{Network: true, Foreign: true, Temp: "1G", Memory: 4 << 30, Tasks: 512, CPUs: 2}
+	// BoxScript is for what the owner of an overlay has written. /tmp counts as memory.
+	BoxScript = Box{Network: true, Foreign: true, Shut: true, Alone: true, Temp: "1G", Memory: 4 << 30, Tasks: 512, CPUs: 2}
 )
 
 // stateDir is hidden from workers, but for their own directories.
 const stateDir = "/var/lib/left4"
 
 const (
+	// notifySocket is where systemd hears of a worker's progress.
+	notifySocket = "/run/systemd/notify"
+
 	workerTasksMax = 64
 	// workerStopTimeout is what a worker that was told to stop gets before it is killed.
 	workerStopTimeout = 10 * time.Second
 )
 
-// privateNetworks are all addresses that are not of the internet: RFC 6890 and the registries of IANA that follow it. Nothing is
-// allowed beside them: on systemd 257 an IPAddressAllow=any would beat every one of them.
-var privateNetworks = []string{
+// privateNetworks are all addresses that are not of the internet: RFC 6890 and the registries of IANA that follow it, and those of IPv6 in
+// which a gateway finds one of IPv4 (RFC 6052, 8215, 3056, 4380). Nothing is allowed beside them: on systemd 257 an
+// IPAddressAllow=any would beat every one of them.
+var privateNetworks = append([]string{
+	"::/96", "64:ff9b:1::/48", "2001::/32", "2002::/16", "fc00::/7", "fe80::/10", "fec0::/10", "ff00::/8",
+}, slices.Concat(privateIPv4, translated(privateIPv4))...)
+
+var privateIPv4 = []string{
 	"0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24", "192.168.0.0/16",
 	"198.18.0.0/15", "224.0.0.0/4", "240.0.0.0/4",
-	"::/127", "64:ff9b:1::/48", "fc00::/7", "fe80::/10", "fec0::/10", "ff00::/8",
+}
+
+// translated are the prefixes as NAT64 writes them.
+func translated(prefixes []string) []string {
+	var list []string
+	for _, text := range prefixes {
+		p := netip.MustParsePrefix(text)
+		addr := netip.MustParseAddr("64:ff9b::").As16()
+		copy(addr[12:], p.Addr().AsSlice())
+		list = append(list, netip.PrefixFrom(netip.AddrFrom16(addr), 96+p.Bits()).String())
+	}
+	return list
 }
 
 // StartWorker starts the unit and returns when its program runs. From then on Watch tells of its changes, and State has
@@ -173,11 +196,18 @@ func (w Worker) properties() []property {
 		set("CPUQuotaPerSecUSec", w.Box.CPUs*uint64(time.Second/time.Microsecond))
 	}
 	set("LimitCORE", uint64(0))
+	if w.FileMax > 0 {
+		set("LimitFSIZE", w.FileMax)
+	}
 	set("OOMScoreAdjust", int32(500)) // rather than a game server
 
 	set("NoNewPrivileges", true)
-	set("CapabilityBoundingSet", uint64(0))
-	set("AmbientCapabilities", uint64(0))
+	var capabilities uint64
+	if w.Box.Alone {
+		capabilities = 1 << unix.CAP_SYS_ADMIN // of PrivateUsers=, and the calls to mount are filtered
+	}
+	set("CapabilityBoundingSet", capabilities)
+	set("AmbientCapabilities", capabilities)
 	set("ProtectSystem", "strict")
 	set("ProtectHome", "yes")
 	writable := append([]string{w.Dir}, w.Writable...)
@@ -185,10 +215,20 @@ func (w Worker) properties() []property {
 	// Without one of its own /tmp is empty and read-only: it would be one more place to fill.
 	temp := "ro"
 	if w.Box.Temp != "" {
-		temp = "mode=1777,nosuid,nodev,size=" + w.Box.Temp
+		temp = "mode=1777,nosuid,nodev,nr_inodes=100k,size=" + w.Box.Temp
 	}
-	set("TemporaryFileSystem", []mountOption{{stateDir, "ro,mode=0755"}, {"/tmp", temp}, {"/var/tmp", "ro"}})
+	hidden := []mountOption{{stateDir, "ro,mode=0755"}, {"/tmp", temp}, {"/var/tmp", "ro"}}
+	// The bus and the manager's own socket: nothing there is for a worker, and its notifications go elsewhere.
+	// PrivateDevices= leaves /dev/shm to write to.
+	inaccessible := []string{"-/run/dbus", "-/run/systemd/private", "-/dev/shm"}
 	var binds []bindMount
+	if w.Box.Shut {
+		// In /run are the sockets of all services, those of the name service too, so names are looked up where Resolver says.
+		hidden = []mountOption{{"/var", "ro,mode=0755"}, {"/run", "ro,mode=0755"}, {"/tmp", temp}}
+		binds = append(binds, bindMount{notifySocket, notifySocket, false, 0})
+		inaccessible = []string{"-/dev/shm", "-/boot", "-/efi", "-/media", "-/mnt", "-/srv", "-/etc/left4"}
+	}
+	set("TemporaryFileSystem", hidden)
 	for _, dir := range writable {
 		binds = append(binds, bindMount{dir, dir, false, unix.MS_REC})
 	}
@@ -203,14 +243,15 @@ func (w Worker) properties() []property {
 	if len(views) > 0 { // systemd keeps both in one list, which an empty one empties
 		set("BindReadOnlyPaths", views)
 	}
-	// The bus and the manager's own socket: nothing there is for a worker, and its notifications go elsewhere.
-	// PrivateDevices= leaves /dev/shm to write to.
-	set("InaccessiblePaths", []string{"-/run/dbus", "-/run/systemd/private", "-/dev/shm"})
+	set("InaccessiblePaths", inaccessible)
 	// What it unpacks is never run. A mount made for the unit, as the one for Dir, has to be named besides "/".
 	programs := append([]string{"/usr", "-/lib", "-/lib64", "-/lib32", filepath.Dir(w.Command[0])}, w.Programs...)
 	noExec := append([]string{"/"}, writable...)
 	if w.Box.Foreign {
 		programs, noExec = append(programs, writable...), noExec[:1]
+		if w.Box.Temp != "" {
+			programs = append(programs, "/tmp")
+		}
 	}
 	set("NoExecPaths", noExec)
 	set("ExecPaths", programs)
@@ -233,7 +274,13 @@ func (b Box) properties() []property {
 		set("RestrictAddressFamilies", allowList{true, []string{"AF_INET", "AF_INET6", "AF_NETLINK"}})
 		if !b.Private {
 			set("IPAddressDeny", prefixes(privateNetworks))
+			// So that the machine's own public addresses are none either: what listens there counts on a firewall that such a
+			// packet does not meet. Debian 12's systemd does without, and says nothing (-BPF_FRAMEWORK).
+			set("RestrictNetworkInterfaces", allowList{false, []string{"lo"}})
 		}
+	}
+	if b.Alone {
+		set("RestrictNamespaces", uint64(unix.CLONE_NEWPID))
 	}
 	if b.Foreign {
 		set("MemoryDenyWriteExecute", false)
