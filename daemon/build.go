@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -21,6 +22,8 @@ type maker struct {
 	saying string // stands before what the worker says of its progress
 	// once tells that a killed left4d that had not started the worker cannot be made up for: what it reads is lost.
 	once bool
+	// bound is how much the staging directory may come to hold; where it is set, some room is left for the servers, too.
+	bound units.Usage
 	// worker prepares where the worker is to work, and says how it is run; the rest of it is filled in. It may have
 	// been called before for the same revision.
 	worker func(ctx context.Context, r *store.Revision) (units.Worker, error)
@@ -200,7 +203,21 @@ func (d *Daemon) runWorker(ctx context.Context, j *job, r *store.Revision, m mak
 			return status.Report{}, err
 		}
 	}
-	return d.followWorker(ctx, j, m.saying)
+	if m.bound == (units.Usage{}) {
+		return d.followWorker(ctx, j, m.saying)
+	}
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	var guarding sync.WaitGroup
+	guarding.Add(1)
+	go func() {
+		defer guarding.Done()
+		d.guard(ctx, d.layerPath(r.Overlay, importPrefix+revisionName(r.ID)), m.bound, end)
+	}()
+	report, err := d.followWorker(ctx, j, m.saying)
+	end(nil)
+	guarding.Wait()
+	return report, err
 }
 
 // startWorker fills in what all workers have, and starts one.
@@ -251,7 +268,9 @@ func (d *Daemon) followWorker(ctx context.Context, j *job, saying string) (statu
 			}
 			return report, nil
 		case s.Active == "failed":
-			if report.Failed != "" {
+			// What it says of it is then that it was told to end.
+			ended := s.Result == "oom-kill" || s.Result == "timeout"
+			if report.Failed != "" && !ended {
 				return report, errors.New(report.Failed)
 			}
 			return report, errors.New(workerEnd(s))

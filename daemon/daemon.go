@@ -111,6 +111,7 @@ type Daemon struct {
 	merging    map[string]bool             // layers that a job makes a new revision of
 	starts     chan struct{}               // servers that are being started
 	startTurn  time.Duration
+	guardEvery time.Duration
 	jobs       map[uint32]*job
 	queues     map[string][]*job // by target; the first one runs
 	finished   []uint32          // jobs that still have an object, oldest first
@@ -171,7 +172,7 @@ func New(o Options) (*Daemon, error) {
 		Options: o, ctx: ctx, cancel: cancel,
 		instances: map[string]*instance{}, jobs: map[uint32]*job{}, queues: map[string][]*job{},
 		blueprints: map[string]store.Blueprint{}, overlays: map[string]*overlay{}, revisions: map[uint32][]store.Revision{},
-		merging: map[string]bool{}, starts: make(chan struct{}, maxStarts), startTurn: startTurn,
+		merging: map[string]bool{}, starts: make(chan struct{}, maxStarts), startTurn: startTurn, guardEvery: guardEvery,
 		cache: make(chan struct{}, 1), cacheTime: cacheTime,
 	}
 	if err := d.readLayers(); err != nil {

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -138,18 +139,19 @@ const (
 // job is a Job at work.
 type job struct {
 	Job
-	ctx     context.Context // its cause says why the job has to end
-	cancel  context.CancelCauseFunc
-	clock   *time.Timer   // ends it when its time is over; nil = has not begun to run
-	turn    chan struct{} // what it waits for may have gone
-	begun   bool          // it has had its turn
-	hurried bool          // its time runs from its acceptance, because its caller has set it
-	stream  *os.File      // what an import reads; the job closes it
-	size    uint64
-	worker  string        // the unit that works for it
-	changed chan struct{} // that unit changed
-	resumed bool          // an earlier left4d began it
-	over    bool          // its work is done; only its end is still to be stored and told
+	ctx      context.Context // its cause says why the job has to end
+	cancel   context.CancelCauseFunc
+	clock    *time.Timer   // ends it when its time is over; nil = has not begun to run
+	turn     chan struct{} // what it waits for may have gone
+	begun    bool          // it has had its turn
+	deadline time.Duration // of its kind, 0 = as kinds has it
+	hurried  bool          // its time runs from its acceptance, because its caller has set it
+	stream   *os.File      // what an import reads; the job closes it
+	size     uint64
+	worker   string        // the unit that works for it
+	changed  chan struct{} // that unit changed
+	resumed  bool          // an earlier left4d began it
+	over     bool          // its work is done; only its end is still to be stored and told
 }
 
 // instanceKinds are the kinds of jobs that decide whether an instance runs.
@@ -290,7 +292,7 @@ func (d *Daemon) submit(j *job, r Request) (Job, error) {
 	j.hurried = r.Timeout != 0
 	j.Requester, j.RequesterName, j.Timeout, j.State, j.Created = r.Requester, LoginName(r.Requester), r.Timeout, JobQueued, now()
 	if j.Timeout == 0 {
-		j.Timeout = kind.deadline
+		j.Timeout = cmp.Or(j.deadline, kind.deadline)
 	}
 
 	d.accept.Lock()
@@ -342,7 +344,8 @@ func (d *Daemon) joinable(j *job) *job {
 		return nil
 	}
 	for _, other := range d.queues[j.queue()] {
-		if other.Kind == j.Kind && other.State == JobQueued && other.Instance == j.Instance && other.ctx.Err() == nil {
+		if other.Kind == j.Kind && other.State == JobQueued && other.Instance == j.Instance &&
+			other.Parameters.V.OnTop == j.Parameters.V.OnTop && other.ctx.Err() == nil {
 			return other
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sort"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -46,13 +47,16 @@ var overlayTypes map[string]overlayType
 func init() {
 	overlayTypes = map[string]overlayType{
 		"files":      {},
+		ScriptType:   {build: (*Daemon).buildScript, deadline: scriptDeadline, onTop: true},
 		workshopType: {build: (*Daemon).buildWorkshop, alone: true},
 	}
 }
 
 type overlayType struct {
-	build func(*Daemon, context.Context, *job) error // nil = it is imported
-	alone bool                                       // one of the type is built at a time
+	build    func(*Daemon, context.Context, *job) error // nil = it is imported
+	deadline time.Duration                              // of a build, 0 = that of its kind
+	alone    bool                                       // one of the type is built at a time
+	onTop    bool                                       // it can be built of the current revision
 }
 
 // overlayKinds are the kinds of jobs that make revisions of an overlay.
@@ -60,8 +64,9 @@ var overlayKinds = []string{importOverlayKind, buildOverlayKind}
 
 // OverlayChanges is what a caller wants of an overlay's config; nil leaves a key as it is.
 type OverlayChanges struct {
-	Keep  *uint32
-	Items *[]string // ids of items and collections of the workshop, or their addresses
+	Keep   *uint32
+	Items  *[]string // ids of items and collections of the workshop, or their addresses
+	Script *string   // of bash
 }
 
 const maxKeep = 100
@@ -73,6 +78,14 @@ func (c OverlayChanges) Check(kind string) error {
 	}
 	if c.Keep != nil && *c.Keep > maxKeep {
 		return errorf(InvalidArgument, "keep of %d is not allowed: at most %d older revisions can be kept", *c.Keep, maxKeep)
+	}
+	if c.Script != nil {
+		if kind != "" && kind != ScriptType {
+			return errorf(InvalidArgument, "a script is not allowed for an overlay of type %s: only type %s has one", kind, ScriptType)
+		}
+		if err := checkScript(*c.Script); err != nil {
+			return err
+		}
 	}
 	if c.Items != nil {
 		if kind != "" && kind != workshopType {
@@ -88,6 +101,9 @@ func (c OverlayChanges) Check(kind string) error {
 func (c OverlayChanges) into(config *store.OverlayConfig) (changed bool, err error) {
 	if c.Keep != nil {
 		config.Keep, changed = c.Keep, true
+	}
+	if c.Script != nil {
+		config.Script, changed = *c.Script, true
 	}
 	if c.Items != nil {
 		changed = true
@@ -116,6 +132,9 @@ func (d *Daemon) CreateOverlay(name, kind string, c OverlayChanges, owner uint32
 	}
 	if err := c.Check(kind); err != nil {
 		return Overlay{}, err
+	}
+	if kind == ScriptType && c.Script == nil {
+		return Overlay{}, errorf(InvalidArgument, "cannot create overlay %s: one of type %s needs a script", name, kind)
 	}
 	o := store.Overlay{Name: name, Type: kind, Owner: owner, OwnerName: LoginName(owner), Created: now()}
 	if _, err := c.into(&o.Config.V); err != nil {
@@ -309,14 +328,29 @@ func readPath(text string) (string, error) {
 
 // BuildOverlay accepts a job that builds a revision of an overlay. Errors: NoSuchOverlay, InvalidArgument.
 func (d *Daemon) BuildOverlay(name string, r Request) (Job, error) {
+	return d.acceptBuild(name, false, r)
+}
+
+// BuildOverlayOnTop is BuildOverlay where the build begins with the files of the current revision.
+func (d *Daemon) BuildOverlayOnTop(name string, r Request) (Job, error) {
+	return d.acceptBuild(name, true, r)
+}
+
+func (d *Daemon) acceptBuild(name string, onTop bool, r Request) (Job, error) {
 	o, err := d.Overlay(name)
 	if err != nil {
 		return Job{}, err
 	}
-	if overlayTypes[o.Type].build == nil {
+	kind := overlayTypes[o.Type]
+	switch {
+	case kind.build == nil:
 		return Job{}, errorf(InvalidArgument, "cannot build overlay %s: the files of type %s are imported", name, o.Type)
+	case onTop && !kind.onTop:
+		return Job{}, errorf(InvalidArgument, "cannot build overlay %s: one of type %s is not built on top of another revision", name, o.Type)
 	}
-	return d.submit(&job{Job: Job{Job: store.Job{Kind: buildOverlayKind, Target: name}}}, r)
+	row := store.Job{Kind: buildOverlayKind, Target: name}
+	row.Parameters.V.OnTop = onTop
+	return d.submit(&job{Job: Job{Job: row}, deadline: kind.deadline}, r)
 }
 
 func (d *Daemon) buildOverlay(ctx context.Context, j *job) error {

@@ -7,6 +7,9 @@ import (
 	"left4.me/left4/dbus/names"
 )
 
+// scriptAction is asked for instead of a method's own where it gives an overlay a script, or runs one: that is code of the caller's.
+const scriptAction = action + "overlay.script"
+
 func (s *Server) createOverlay(c *call) ([]any, error) {
 	about, err := c.about(overlay)
 	if err != nil {
@@ -23,7 +26,11 @@ func (s *Server) createOverlay(c *call) ([]any, error) {
 	if err := noOptions(c.args[2]); err != nil {
 		return nil, err
 	}
-	if err := s.authorize(c, c.method.action, about); err != nil {
+	asked := c.method.action
+	if kind == daemon.ScriptType {
+		asked = scriptAction
+	}
+	if err := s.authorize(c, asked, about); err != nil {
 		return nil, err
 	}
 	o, err := s.daemon.CreateOverlay(about.name, kind, wanted, c.uid)
@@ -51,7 +58,14 @@ func (s *Server) updateOverlay(c *call) ([]any, error) {
 	if err := d.end(); err != nil {
 		return nil, err
 	}
-	if err := s.may(c, about); err != nil {
+	if _, err := s.identify(about); err != nil {
+		return nil, err
+	}
+	asked := c.method.action
+	if wanted.Script != nil {
+		asked = scriptAction
+	}
+	if err := s.authorize(c, asked, about); err != nil {
 		return nil, err
 	}
 	o, err := s.daemon.UpdateOverlay(about.name, kind, wanted, revision)
@@ -96,18 +110,32 @@ func (s *Server) overlayVerb(c *call) ([]any, error) {
 	if err != nil {
 		return nil, err
 	}
-	r, err := c.request(c.args[0])
-	if err != nil {
+	d := newDict("option", c.args[0])
+	r := daemon.Request{Requester: c.uid, Timeout: d.timeout()}
+	deletes := c.method.action == action+"overlay.delete"
+	onTop := !deletes && value(take[bool](d, "on_top", "b"))
+	if err := d.end(); err != nil {
 		return nil, err
 	}
-	if c.method.action == action+"overlay.delete" {
+	if deletes {
 		if err := s.authorize(c, c.method.action, about); err != nil {
 			return nil, err
 		}
 		return jobReply(s.daemon.DeleteOverlay(about.name, r))
 	}
-	if err := s.may(c, about); err != nil {
+	o, err := s.daemon.Overlay(about.name)
+	if err != nil {
 		return nil, err
+	}
+	asked := c.method.action
+	if o.Type == daemon.ScriptType {
+		asked = scriptAction
+	}
+	if err := s.authorize(c, asked, about); err != nil {
+		return nil, err
+	}
+	if onTop {
+		return jobReply(s.daemon.BuildOverlayOnTop(about.name, r))
 	}
 	return jobReply(s.daemon.BuildOverlay(about.name, r))
 }

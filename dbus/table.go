@@ -186,6 +186,7 @@ func newFace() (*face, error) {
 			f.actions = append(f.actions, m.action)
 		}
 	}
+	f.actions = append(f.actions, scriptAction)
 	return f, f.check()
 }
 

@@ -133,7 +133,9 @@ func readChanges(v any) (daemon.Changes, error) {
 // overlayChanges reads a config of an overlay.
 func overlayChanges(v any) (daemon.OverlayChanges, error) {
 	d := newDict("config key", v)
-	c := daemon.OverlayChanges{Keep: take[uint32](d, "keep", "u"), Items: take[[]string](d, "items", "as")}
+	c := daemon.OverlayChanges{
+		Keep: take[uint32](d, "keep", "u"), Items: take[[]string](d, "items", "as"), Script: take[string](d, "script", "s"),
+	}
 	return c, d.end()
 }
 
@@ -145,6 +147,9 @@ func overlayConfig(c store.OverlayConfig) map[string]dbus.Variant {
 	}
 	if len(c.Items) > 0 {
 		v["items"] = dbus.MakeVariant(c.Items)
+	}
+	if c.Script != "" {
+		v["script"] = dbus.MakeVariant(c.Script)
 	}
 	return v
 }

@@ -237,8 +237,12 @@ func (w Worker) properties() []property {
 	for _, dir := range w.Readable {
 		views = append(views, bindMount{dir, dir, false, unix.MS_REC})
 	}
-	if w.Resolver != "" {
-		views = append(views, bindMount{w.Resolver, "/etc/resolv.conf", false, 0})
+	const resolver = "/etc/resolv.conf"
+	switch {
+	case w.Resolver != "":
+		views = append(views, bindMount{w.Resolver, resolver, false, 0})
+	case w.Box.Shut:
+		views = append(views, bindMount{resolver, resolver, true, 0}) // it may be a link into /run
 	}
 	if len(views) > 0 { // systemd keeps both in one list, which an empty one empties
 		set("BindReadOnlyPaths", views)

@@ -45,6 +45,9 @@ type Parameters struct {
 	FilesFrom string `json:",omitempty"` // the instance whose server's files are copied, "" = none
 	FilesMade int64  `json:",omitempty"` // Created of that instance
 
+	// Of a build of an overlay.
+	OnTop bool `json:",omitempty"` // of the current revision; else from nothing
+
 	// Of an installation of the game.
 	Mode string `json:",omitempty"`
 

@@ -21,6 +21,9 @@ type OverlayConfig struct {
 
 	// Of type workshop.
 	Items []string `json:",omitempty"` // ids of items and collections
+
+	// Of type script.
+	Script string `json:",omitempty"` // what bash runs
 }
 
 // Overlays returns all overlays by name.

@@ -95,7 +95,11 @@ func (s *script) build(ctx context.Context) (outcome, error) {
 	if err := made.take(ctx); err != nil {
 		return outcome{}, fullDisk(err)
 	}
-	return outcome{files: made.files, bytes: made.bytes}, nil
+	o := outcome{files: made.files, bytes: made.bytes}
+	if s.order.Base != "" {
+		o.note = filepath.Base(s.order.Base)
+	}
+	return o, nil
 }
 
 func fullDisk(err error) error {
