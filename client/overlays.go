@@ -22,7 +22,7 @@ import (
 type OverlayInfo struct {
 	Name      string
 	ID        uint32 // never given out again
-	Type      string // files, workshop
+	Type      string // files, script, workshop
 	Owner     uint32 // uid of who created it
 	OwnerName string // the login name of that user on left4d's machine; empty where there was none
 	State     string // ready, building, failed, empty
@@ -47,6 +47,16 @@ type OverlayConfig struct {
 	Keep *uint32 // how many revisions older than the current one are kept for a rollback
 	// Items are, of type workshop, the ids of items and collections, or the addresses of their pages.
 	Items []string
+	// Script is, of type script, what bash runs when the overlay is built.
+	Script *string
+}
+
+// BuildOptions are the options of BuildOverlay.
+type BuildOptions struct {
+	// OnTop has a build of type script begin with the files of the current revision, and not with none.
+	OnTop bool
+	// Timeout is as in JobOptions.
+	Timeout time.Duration
 }
 
 // ImportOptions are the options of ImportOverlay.
@@ -100,6 +110,9 @@ func (c OverlayConfig) variants() map[string]dbus.Variant {
 	if c.Items != nil {
 		m["items"] = dbus.MakeVariant(c.Items)
 	}
+	if c.Script != nil {
+		m["script"] = dbus.MakeVariant(*c.Script)
+	}
 	return m
 }
 
@@ -109,8 +122,8 @@ func (c *Client) OverlayMaps(ctx context.Context, name string) (m Maps, err erro
 	return m, err
 }
 
-// CreateOverlay makes an overlay of a type: "files", with an empty first revision, or "workshop", with none before it is
-// built.
+// CreateOverlay makes an overlay of a type: "files", with an empty first revision, or "script" and "workshop", with none
+// before it is built.
 // Errors: ErrInvalidName, ErrInvalidArgument, ErrOverlayExists, ErrAccessDenied.
 func (c *Client) CreateOverlay(ctx context.Context, name, kind string, config OverlayConfig) (dbus.ObjectPath, error) {
 	var object dbus.ObjectPath
@@ -167,8 +180,12 @@ func (c *Client) ImportOverlay(ctx context.Context, name string, stream *os.File
 
 // BuildOverlay makes a new revision of an overlay whose type can make one by itself.
 // Errors: ErrNoSuchOverlay, ErrInvalidArgument, ErrBusy, ErrQuotaExceeded, ErrAccessDenied.
-func (c *Client) BuildOverlay(ctx context.Context, name string, o JobOptions) (*Job, error) {
-	return c.job(ctx, "BuildOverlay", name, o.variants())
+func (c *Client) BuildOverlay(ctx context.Context, name string, o BuildOptions) (*Job, error) {
+	options := JobOptions{Timeout: o.Timeout}.variants()
+	if o.OnTop {
+		options["on_top"] = dbus.MakeVariant(true)
+	}
+	return c.job(ctx, "BuildOverlay", name, options)
 }
 
 // DeleteOverlay removes an overlay with all its revisions. Deleting what is not there succeeds.
@@ -235,6 +252,9 @@ func (c *Client) GetOverlayConfig(ctx context.Context, name string) (OverlayConf
 			field = o.Keep
 		case "items":
 			field = &o.Items
+		case "script":
+			o.Script = new(string)
+			field = o.Script
 		default:
 			return OverlayConfig{}, unknownKey(key)
 		}

@@ -21,6 +21,7 @@ type overlay struct {
 	kind      string
 	keep      uint32
 	items     []string
+	script    string
 	found     []itemRow // what the items are
 	current   uint32
 	last      uint32
@@ -225,6 +226,9 @@ func (m *manager) CreateOverlay(msg dbus.Message, name, kind string, config, o o
 	if v, ok := config["items"]; ok {
 		made.items = v.Value().([]string)
 	}
+	if v, ok := config["script"]; ok {
+		made.script = v.Value().(string)
+	}
 	return names.OverlayPath(name), nil
 }
 
@@ -245,6 +249,9 @@ func (m *manager) UpdateOverlay(msg dbus.Message, name, kind string, config, o o
 	}
 	if v, ok := config["items"]; ok {
 		one.items = v.Value().([]string)
+	}
+	if v, ok := config["script"]; ok {
+		one.script = v.Value().(string)
 	}
 	id := one.current
 	if v, ok := o["revision"]; ok {
@@ -374,6 +381,9 @@ func (f *overlayFace) GetConfig(msg dbus.Message) (map[string]dbus.Variant, *dbu
 	}
 	if o := f.of(msg); len(o.items) > 0 {
 		config["items"] = dbus.MakeVariant(o.items)
+	}
+	if o := f.of(msg); o.script != "" {
+		config["script"] = dbus.MakeVariant(o.script)
 	}
 	return config, nil
 }

@@ -95,6 +95,7 @@ func (s *script) build(ctx context.Context) (outcome, error) {
 	if err := made.take(ctx); err != nil {
 		return outcome{}, fullDisk(err)
 	}
+	fmt.Fprintf(s.out, "left4-worker: the script made %d files, %d bytes\n", made.files, made.bytes)
 	o := outcome{files: made.files, bytes: made.bytes}
 	if s.order.Base != "" {
 		o.note = filepath.Base(s.order.Base)

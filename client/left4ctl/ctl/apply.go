@@ -168,6 +168,9 @@ func readOverlay(ctx context.Context, c *client.Client, o client.OverlayInfo) (l
 		l.keep = *config.Keep
 	}
 	l.item = config.Items
+	if config.Script != nil {
+		l.script = *config.Script
+	}
 	return l, err
 }
 

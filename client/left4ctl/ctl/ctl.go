@@ -96,6 +96,7 @@ type invocation struct {
 	repair        bool
 	layer         layerSettings
 	merge         bool
+	onTop         bool
 	into          string
 	recursive     bool
 	revision      uint32

@@ -37,12 +37,13 @@ type host struct {
 
 // layer is an overlay.
 type layer struct {
-	name string
-	kind string
-	keep uint32
-	item []string // of type workshop: ids, as left4d has them
-	from string   // what it is filled with when it is made, beside the file; "" is nothing
-	at   place
+	name   string
+	kind   string
+	keep   uint32
+	item   []string // of type workshop: ids, as left4d has them
+	script string   // of type script: its text
+	from   string   // what it is filled with when it is made, beside the file; "" is nothing
+	at     place
 }
 
 // definition is a blueprint or an instance. Its config has all keys (completed), but for a port that nobody gave.
@@ -141,22 +142,29 @@ func readLayer(p pair) (layer, error) {
 			l.keep = uint32(n)
 		case "items":
 			l.item, err = workshopItems(p)
+		case "script":
+			if l.script, err = str(p.value, p.key, false); err == nil && strings.TrimSpace(l.script) == "" {
+				err = at(p.value, p.key, "must be what bash runs")
+			}
 		case "from":
 			if l.from, err = str(p.value, p.key, false); err == nil && l.from == "" {
 				err = at(p.value, p.key, "must name a directory or an archive")
 			}
 		default:
-			err = unknown(p, []string{"type", "keep", "items", "from"})
+			err = unknown(p, []string{"type", "keep", "items", "script", "from"})
 		}
 		if err != nil {
 			return l, err
 		}
 	}
 	l.at.keys = places(pairs)
-	for key, kind := range map[string]string{"items": "workshop", "from": defaultType} {
+	for key, kind := range map[string]string{"items": "workshop", "script": "script", "from": defaultType} {
 		if n := l.at.keys[key]; n != nil && l.kind != kind {
 			return l, at(n, key, fmt.Sprintf("only an overlay of type %s has it, and this one is of type %s", kind, l.kind))
 		}
+	}
+	if l.kind == "script" && l.script == "" {
+		return l, at(l.at.name, "", "an overlay of type script must have a script")
 	}
 	return l, nil
 }
@@ -193,6 +201,9 @@ func (l layer) config() client.OverlayConfig {
 	c := client.OverlayConfig{Keep: &l.keep}
 	if l.kind == "workshop" {
 		c.Items = append([]string{}, l.item...)
+	}
+	if l.kind == "script" {
+		c.Script = &l.script
 	}
 	return c
 }
@@ -333,6 +344,9 @@ func (h *host) text() string {
 		}
 		if len(l.item) > 0 {
 			all = append(all, [2]string{"items", "[" + strings.Join(each(l.item, quoted), ", ") + "]"})
+		}
+		if l.script != "" {
+			all = append(all, [2]string{"script", quoted(l.script)})
 		}
 		return l.name, all
 	})

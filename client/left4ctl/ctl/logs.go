@@ -1,14 +1,19 @@
 package ctl
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/pflag"
+
+	"left4.me/left4/client"
 )
 
 // logFlags is what logs asks of the journal.
@@ -159,3 +164,60 @@ const left4dUnit = "left4d.service"
 // serverUnit is the unit of an instance, whose name has been checked; overlayUnit is that of its mount.
 func serverUnit(name string) string  { return "left4-server@" + name + ".service" }
 func overlayUnit(name string) string { return "left4-overlay@" + name + ".service" }
+
+// lastLinePatience is how long the last lines of a build are awaited when its job has ended.
+const lastLinePatience = 2 * time.Second
+
+// workerWord begins what left4-worker itself writes, which is always the last line of a build.
+const workerWord = "left4-worker: "
+
+// followBuild shows what a build prints, with before in front of each line, and returns what waits until all of it was shown.
+func (v *invocation) followBuild(job *client.Job, before string) (end func()) {
+	ctx, cancel := context.WithCancel(v.ctx)
+	last, over := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(over)
+		args := []string{"--follow", "--no-tail", "--output-fields=MESSAGE", "_SYSTEMD_UNIT=" + buildUnit(job.ID)}
+		// A number may have been given out before, where a database was lost.
+		if info, err := job.Info(ctx); err == nil && !info.Created.IsZero() {
+			args = append(args, fmt.Sprintf("--since=@%d", info.Created.Unix()))
+		}
+		seen := false
+		err := v.readJournal(ctx, args, func(e entry) error {
+			text := e["MESSAGE"]
+			if strings.HasPrefix(text, workerWord) {
+				if !seen {
+					close(last)
+				}
+				seen = true
+				return nil
+			}
+			v.mu.Lock()
+			defer v.mu.Unlock()
+			v.board.line(v.stdout, before+cleanLine(text))
+			return nil
+		})
+		switch {
+		case ctx.Err() != nil:
+		case errors.Is(err, errJournalRights):
+			v.complain("what it prints cannot be shown: " + err.Error())
+			v.hint(v.journalHint())
+		case err != nil:
+			v.complain("what it prints cannot be shown: " + err.Error())
+		}
+	}()
+	return func() {
+		patience := time.NewTimer(lastLinePatience)
+		defer patience.Stop()
+		select {
+		case <-last:
+		case <-over:
+		case <-patience.C:
+		}
+		cancel()
+		<-over
+	}
+}
+
+// buildUnit is the unit of a job that builds.
+func buildUnit(job uint32) string { return "left4-build-" + jobNumber(job) + ".service" }

@@ -1,12 +1,17 @@
 package ctl
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/spf13/pflag"
 
@@ -39,10 +44,39 @@ var layerKeys = []layerKey{
 		usage: "one item or collection of the workshop, `ID|URL` (repeat it for more)",
 		set:   func(c *client.OverlayConfig, text string) error { c.Items = add(c.Items, text); return nil },
 	},
+	{
+		name: "script", flag: "script", value: "FILE", kind: "script", usage: "what bash runs to make the files is in `FILE`",
+		set: func(c *client.OverlayConfig, file string) error {
+			text, err := readScript(file)
+			c.Script = &text
+			return err
+		},
+	},
 }
 
 // overlayTypes are the types of overlays that there are.
-var overlayTypes = []string{defaultType, "workshop"}
+var overlayTypes = []string{defaultType, "script", "workshop"}
+
+// maxScript is how large a script may be, in bytes, as left4d has it.
+const maxScript = 64 << 10
+
+func readScript(file string) (string, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return "", plain(err)
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxScript+1))
+	switch {
+	case err != nil:
+		return "", plain(err)
+	case len(text) > maxScript:
+		return "", fmt.Errorf("%s has more than %d bytes", file, maxScript)
+	case !utf8.Valid(text) || bytes.IndexByte(text, 0) >= 0:
+		return "", fmt.Errorf("%s is no text", file)
+	}
+	return string(text), nil
+}
 
 // layerSettings gathers what the flags and the KEY=VALUE arguments say of an overlay.
 type layerSettings struct {
@@ -101,7 +135,7 @@ func layerFlags(v *invocation, fs *pflag.FlagSet) {
 }
 
 func overlayCreateFlags(v *invocation, fs *pflag.FlagSet) {
-	fs.StringVar(&v.layer.kind, "type", "", "how it comes by its files, `TYPE`: files are imported, a workshop's are fetched\n(files if it is not given)")
+	fs.StringVar(&v.layer.kind, "type", "", "how it comes by its files, `TYPE`: files are imported, a script\nmakes them, a workshop's are fetched (files if it is not given)")
 	layerFlags(v, fs)
 }
 
@@ -167,15 +201,41 @@ func runOverlayImport(v *invocation) error {
 	})
 }
 
+func overlayBuildFlags(v *invocation, fs *pflag.FlagSet) {
+	fs.BoolVar(&v.onTop, "on-top", false, "have a script begin with the files of the current revision")
+	fs.BoolVarP(&v.follow, "follow", "f", false, "show what it prints, from the journal")
+	jobFlags(v, fs)
+}
+
 func runOverlayBuild(v *invocation) error {
+	if v.follow && v.noWait {
+		return usagef("--follow and --no-wait exclude each other")
+	}
 	c, err := v.connect()
 	if err != nil {
 		return err
 	}
 	names, unmatched := v.named("build", anOverlay, v.args)
-	return firstOf(v.jobs("build", names, func(name string) (*client.Job, error) {
-		return c.BuildOverlay(v.ctx, name, v.jobOptions())
-	}), unmatched)
+	var ends []func()
+	var started sync.Mutex
+	err = v.jobs("build", names, func(name string) (*client.Job, error) {
+		job, err := c.BuildOverlay(v.ctx, name, client.BuildOptions{OnTop: v.onTop, Timeout: time.Duration(v.timeout)})
+		if err != nil || !v.follow {
+			return job, err
+		}
+		before := ""
+		if len(names) > 1 {
+			before = name + ": "
+		}
+		started.Lock()
+		defer started.Unlock()
+		ends = append(ends, v.followBuild(job, before))
+		return job, nil
+	})
+	for _, end := range ends {
+		end()
+	}
+	return firstOf(err, unmatched)
 }
 
 // runOverlayRefresh builds overlays of type workshop, all of them if none is named.
@@ -208,7 +268,7 @@ func runOverlayRefresh(v *invocation) error {
 		v.say("No overlays of type workshop.")
 	}
 	return firstOf(v.jobs("build", names, func(name string) (*client.Job, error) {
-		return c.BuildOverlay(v.ctx, name, v.jobOptions())
+		return c.BuildOverlay(v.ctx, name, client.BuildOptions{Timeout: time.Duration(v.timeout)})
 	}), unmatched)
 }
 
@@ -286,6 +346,7 @@ type overlayShowJSON struct {
 	overlayRow
 	Keep      *uint32        `json:"keep"`
 	Items     []string       `json:"items"`
+	Script    *string        `json:"script"`
 	Revisions []revisionJSON `json:"revisions"`
 }
 
@@ -355,7 +416,7 @@ func runOverlayShow(v *invocation) error {
 		}
 		return overlayShown{o, config}, err
 	}, func(o overlayShown) any {
-		return overlayShowJSON{overlayAsJSON(o.OverlayInfo), o.Keep, o.Items, revisionsAsJSON(o.Revisions, o.Revision)}
+		return overlayShowJSON{overlayAsJSON(o.OverlayInfo), o.Keep, o.Items, o.Script, revisionsAsJSON(o.Revisions, o.Revision)}
 	}, v.showOverlay)
 }
 
@@ -379,6 +440,12 @@ func (v *invocation) showOverlay(o overlayShown) {
 		rows = append(rows, [2]string{"Items", strings.Join(o.Items, ", ")})
 	}
 	v.sheet(rows)
+	if o.Script != nil {
+		fmt.Fprintln(v.stdout, "\nScript:")
+		for line := range strings.Lines(*o.Script) {
+			fmt.Fprintf(v.stdout, "  %s\n", cleanLine(strings.TrimSuffix(line, "\n")))
+		}
+	}
 }
 
 // unasked reads what not everybody may see, without a question to anybody: it is only a part of what is shown. Who may

@@ -59,6 +59,9 @@ func (h *host) plan(on present, prune bool) (steps []step, beyond []string, err 
 			if !slices.Equal(have.item, l.item) {
 				differ = append(differ, "items")
 			}
+			if have.script != l.script {
+				differ = append(differ, "script")
+			}
 			if len(differ) > 0 {
 				steps = append(steps, step{verb: "update", kind: "overlay", name: l.name, detail: strings.Join(differ, ", "), layer: l})
 			}

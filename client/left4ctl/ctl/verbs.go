@@ -369,17 +369,19 @@ may not see them). For several, or a pattern, it is an array of them.`,
 			help: `Makes an overlay, a layer of files over the game that any number of instances can have. It is
 empty until files are imported or put into it. One of type workshop has items and collections of
 the Steam Workshop, each by its number or the address of its page; left4ctl overlay build
-fetches them, as after left4ctl overlay create maps --item 123456789. What the flags set can be
-written as KEY=VALUE too: keep, items.`,
+fetches them, as after left4ctl overlay create maps --item 123456789. One of type script has
+--script FILE, which bash runs when the overlay is built; see left4ctl help overlay build. What
+the flags set can be written as KEY=VALUE too: keep, items, script.`,
 			flags: overlayCreateFlags, run: runOverlayCreate,
 		},
 		{
 			name: "overlay configure", args: "NAME… [KEY=VALUE]…", group: groupOverlays, min: 1, max: -1, asks: true,
 			summary: "change what defines an overlay",
 			help: `Changes how many revisions older than the current one stay on disk for a rollback (whatever an
-instance needs stays besides), and the items of one of type workshop. What the flags set can be
-written as KEY=VALUE too: keep, items. The items are replaced as a whole, by as many as are
-given; items= takes all away. left4ctl overlay build then fetches them.` + patternHelp,
+instance needs stays besides), the items of one of type workshop, and the script of one of type
+script. What the flags set can be written as KEY=VALUE too: keep, items, script. The items are
+replaced as a whole, by as many as are given; items= takes all away. left4ctl overlay build
+then makes the files anew.` + patternHelp,
 			flags: layerFlags, run: runOverlayConfigure,
 		},
 		{
@@ -399,8 +401,15 @@ goes on with what it has. A directory is packed by this command, so the import e
 			summary: "build an overlay that is built and not imported",
 			help: `Makes a new revision of an overlay whose type makes its files itself. For one of type workshop
 what is new is fetched; where nothing is, no revision is made. An item that is not to be had is
-told, and the file that there was of it stays.` + jobHelp,
-			flags: jobFlags, run: runOverlayBuild,
+told, and the file that there was of it stays.
+
+The script of one of type script is run by bash with -eu and -o pipefail, as user left4, in an
+empty directory (or, --on-top, in one with copies of the current files) which becomes the
+revision. It reaches the internet but neither this machine nor private networks, sees no file
+but those of the system, and has an hour, 4 GiB of memory (with 1 GiB in $TMPDIR), 512
+processes, 2 CPUs and 20 GiB of disk. $LEFT4_OVERLAY is the overlay's name. A line that begins
+with "::status " tells what it is at. -f shows what it prints.` + jobHelp,
+			flags: overlayBuildFlags, run: runOverlayBuild,
 		},
 		{
 			name: "overlay refresh", args: "[NAME]…", group: groupOverlays, max: -1, asks: true,
@@ -436,8 +445,8 @@ size (bytes) and object (the path on the bus).`,
 			help: `Shows all of an overlay that you may see.` + showHelp + `
 
 --json prints an object: the fields of overlay list, keep (null if you may not see it), items
-(null too where it has none) and revisions (as overlay revisions prints them, without
-overlay). For several, or a pattern, it is an array of them.`,
+and script (null too where it has none) and revisions (as overlay revisions prints them,
+without overlay). For several, or a pattern, it is an array of them.`,
 			flags: jsonFlag, run: runOverlayShow,
 		},
 		{
