@@ -253,6 +253,9 @@ func copyLink(from, to int, name string, st unix.Stat_t) error {
 	if err := unix.Symlinkat(string(target[:n]), to, name); err != nil {
 		return err
 	}
+	if made, err := statAt(to, name); err == nil && made.Uid == st.Uid && made.Gid == st.Gid {
+		return nil // as in own
+	}
 	return unix.Fchownat(to, name, int(st.Uid), int(st.Gid), unix.AT_SYMLINK_NOFOLLOW)
 }
 

@@ -48,7 +48,7 @@ func CopyFiles(ctx context.Context, from, to int, note func(files, bytes uint64)
 	w := linker{counter: counter{ctx: ctx, note: note}}
 	uid, gid := uint32(os.Geteuid()), uint32(os.Getegid())
 	w.put = func(from, to int, name string, st unix.Stat_t) error {
-		st.Uid, st.Gid = uid, gid
+		st.Uid, st.Gid = uid, gid // their own: nothing else could be given to them
 		switch st.Mode & unix.S_IFMT {
 		case unix.S_IFREG:
 			return copyFile(w.ctx, from, to, name, st)

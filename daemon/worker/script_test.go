@@ -171,7 +171,7 @@ func TestScriptIsAlone(t *testing.T) {
 	defer other.Wait()
 	defer other.Process.Kill()
 	r := runText(t, t.Context(), order.Script{Text: fmt.Sprintf(`
-		grep -E '^Cap(Inh|Prm|Eff|Amb):' /proc/self/status > caps
+		grep -E '^CapAmb:' /proc/self/status > caps
 		(trap '' TERM HUP INT; setsid sleep 1001 & setsid sh -c 'while echo more; do :; done' >/dev/null &) &
 		if kill -9 %d 2>/dev/null; then echo killed; fi
 		kill -9 -1 2>/dev/null || :

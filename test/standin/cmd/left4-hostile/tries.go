@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"runtime"
 	"strconv"
@@ -200,6 +201,22 @@ var tries = map[string]func(args []string) error{
 		_, err := unix.Socket(number(args[0]), number(args[1]), 0)
 		return err
 	},
+	// Somebody at a host and port answers by tcp or udp.
+	"reach": func(args []string) error {
+		c, err := net.DialTimeout(args[0], args[1], reachTime)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		if err := c.SetDeadline(time.Now().Add(reachTime)); err != nil {
+			return err
+		}
+		if _, err := c.Write([]byte("hostile")); err != nil {
+			return err
+		}
+		_, err = c.Read(make([]byte, 1))
+		return err
+	},
 	"change-address": func([]string) error { return netlink(unix.RTM_NEWADDR) },
 	"change-link":    func([]string) error { return netlink(unix.RTM_NEWLINK) },
 	"change-route":   func([]string) error { return netlink(unix.RTM_DELROUTE) },
@@ -226,6 +243,7 @@ var tries = map[string]func(args []string) error{
 	"mount-namespace":   func([]string) error { return unix.Unshare(unix.CLONE_NEWNS) },
 	"network-namespace": func([]string) error { return unix.Unshare(unix.CLONE_NEWNET) },
 	"cgroup-namespace":  func([]string) error { return unix.Unshare(unix.CLONE_NEWCGROUP) },
+	"process-namespace": func([]string) error { return unix.Unshare(unix.CLONE_NEWPID) },
 	"clone3": func([]string) error {
 		args := [8]uint64{unix.CLONE_NEWUSER, 0, 0, 0, uint64(unix.SIGCHLD)}
 		pid, _, errno := unix.RawSyscall(unix.SYS_CLONE3, uintptr(unsafe.Pointer(&args)), unsafe.Sizeof(args), 0)
@@ -285,6 +303,9 @@ var tries = map[string]func(args []string) error{
 		return err
 	},
 }
+
+// reachTime is how long an answer is awaited: a packet that is dropped has none.
+const reachTime = 2 * time.Second
 
 func number(text string) int {
 	n, err := strconv.ParseInt(strings.TrimSpace(text), 0, 64)
