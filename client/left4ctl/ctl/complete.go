@@ -208,7 +208,7 @@ func (v *invocation) flagValues(f *pflag.Flag, before, value string) completion 
 	case "target":
 		c = v.names(anInstance, anOverlay)
 		c.add("the game", "game")
-	case "file", "cursor-file":
+	case "file", "cursor-file", "script":
 		c.files = before == ""
 	case "restart":
 		c.add("", restartPolicies...)
