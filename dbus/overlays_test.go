@@ -421,6 +421,7 @@ func TestWhatPolkitIsAsked(t *testing.T) {
 	b.overlay("o", map[string]string{"f": "x"})
 	b.must(names.Root, names.Manager+".CreateBlueprint", "b", variants{}, variants{})
 	b.must(names.Root, names.Manager+".CreateInstance", "i", variants{"blueprint": dbus.MakeVariant("b")}, variants{})
+	b.must(names.Root, names.Manager+".CreateOverlay", "s", "script", variants{"script": dbus.MakeVariant("echo")}, variants{})
 	held := make(chan struct{})
 	hang := func(units.Worker) units.State { <-held; return units.State{Active: "failed"} }
 	b.worker.Store(&hang)
@@ -430,10 +431,10 @@ func TestWhatPolkitIsAsked(t *testing.T) {
 
 	type details = map[string]string
 	of := func(kind, verb string) details {
-		return details{map[string]string{"i": "instance", "o": "overlay", "b": "blueprint"}[kind]: kind, "verb": verb, "owner": "root"}
+		return details{map[string]string{"i": "instance", "o": "overlay", "s": "overlay", "b": "blueprint"}[kind]: kind, "verb": verb, "owner": "root"}
 	}
 	fresh := func(kind, verb string) details { return details{kind: "new", "verb": verb} }
-	none := variants{}
+	none, text := variants{}, variants{"script": dbus.MakeVariant("true")}
 	asked := map[string]bool{}
 	for _, tt := range []struct {
 		path   dbus.ObjectPath
@@ -453,6 +454,12 @@ func TestWhatPolkitIsAsked(t *testing.T) {
 		{names.Root, "Manager.UpdateOverlay", []any{"o", "", none, none}, "overlay.edit", of("o", "edit")},
 		{names.Root, "Manager.ImportOverlay", []any{"o", b.pipe(), none}, "overlay.edit", of("o", "edit")},
 		{names.Root, "Manager.BuildOverlay", []any{"o", none}, "overlay.build", of("o", "build")},
+		{names.Root, "Manager.CreateOverlay", []any{"new", "script", text, none}, "overlay.script", fresh("overlay", "script")},
+		{names.Root, "Manager.UpdateOverlay", []any{"s", "", text, none}, "overlay.script", of("s", "script")},
+		{names.Root, "Manager.UpdateOverlay", []any{"s", "", none, none}, "overlay.edit", of("s", "edit")},
+		{names.Root, "Manager.BuildOverlay", []any{"s", none}, "overlay.script", of("s", "script")},
+		{names.OverlayPath("s"), "Overlay.Update", []any{text, none}, "overlay.script", of("s", "script")},
+		{names.OverlayPath("s"), "Overlay.Build", []any{variants{"on_top": dbus.MakeVariant(true)}}, "overlay.script", of("s", "script")},
 		{names.Root, "Manager.DeleteOverlay", []any{"o", none}, "overlay.delete", of("o", "delete")},
 		{names.Root, "Manager.DeleteOverlay", []any{"new", none}, "overlay.delete", fresh("overlay", "delete")},
 		{names.Root, "Manager.SetGameRevision", []any{uint32(1), none}, "game.install", details{"verb": "install"}},

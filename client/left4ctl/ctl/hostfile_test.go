@@ -28,7 +28,7 @@ func TestHostFileErrorsNameLineAndKey(t *testing.T) {
 		{"steering name", "overlays:\n  \"a\\eb\": {}\n", `2: overlays: the name "a\x1bb" is not allowed: use 1 to 64 of a-z, 0-9, - and _, beginning with a letter or digit`},
 
 		{"overlay, unknown key", "overlays:\n  sm: {kepe: 2}\n", "2: overlays.sm.kepe: unknown key, did you mean keep?"},
-		{"overlay, unknown type", "overlays:\n  sm:\n    type: magic\n", `3: overlays.sm.type: "magic" is not known: there is files, workshop`},
+		{"overlay, unknown type", "overlays:\n  sm:\n    type: magic\n", `3: overlays.sm.type: "magic" is not known: there is files, script, workshop`},
 		{"keep as text", "overlays:\n  sm: {keep: many}\n", "2: overlays.sm.keep: must be a number of revisions, 0 to 100"},
 		{"keep too high", "overlays:\n  sm: {keep: 101}\n", "2: overlays.sm.keep: must be a number of revisions, 0 to 100"},
 		{"keep below nothing", "overlays:\n  sm: {keep: -1}\n", "2: overlays.sm.keep: must be a number of revisions, 0 to 100"},
