@@ -66,7 +66,7 @@ func TestTheClientSpeaksToThisServer(t *testing.T) {
 	} else if text, err := io.ReadAll(f); err != nil || string(text) != "22" || f.Close() != nil {
 		t.Errorf("the file holds %q, %v", text, err)
 	}
-	if _, err := c.BuildOverlay(ctx, "low", client.JobOptions{}); err == nil {
+	if _, err := c.BuildOverlay(ctx, "low", client.BuildOptions{}); err == nil {
 		t.Error("files were built")
 	}
 

@@ -517,7 +517,7 @@ func TestWhatPolkitIsAsked(t *testing.T) {
 	if got := listed(b.must(names.Root, names.Manager+".ListBlueprints", none)[0], names.BlueprintPath); got != "b" {
 		t.Errorf("blueprints: %q", got)
 	}
-	if got := listed(b.must(names.Root, names.Manager+".ListOverlays", none)[0], names.OverlayPath); got != "o" {
+	if got := listed(b.must(names.Root, names.Manager+".ListOverlays", none)[0], names.OverlayPath); got != "o s" {
 		t.Errorf("overlays: %q", got)
 	}
 }

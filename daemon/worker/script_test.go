@@ -173,11 +173,11 @@ func TestScriptIsAlone(t *testing.T) {
 	r := runText(t, t.Context(), order.Script{Text: fmt.Sprintf(`
 		grep -E '^CapAmb:' /proc/self/status > caps
 		(trap '' TERM HUP INT; setsid sleep 1001 & setsid sh -c 'while echo more; do :; done' >/dev/null &) &
-		if kill -9 %d 2>/dev/null; then echo killed; fi
+		if kill -9 %d 2>/dev/null; then echo killed it; fi
 		kill -9 -1 2>/dev/null || :
 		echo "$$"
 	`, other.Process.Pid)}, alone)
-	if r.err != nil || !strings.HasPrefix(r.out, "1\n") || strings.Contains(r.out, "killed") {
+	if r.err != nil || !strings.Contains("\n"+r.out, "\n1\n") || strings.Contains(r.out, "killed it") {
 		t.Fatalf("%v\n%s", r.err, r.out)
 	}
 	if err := other.Process.Signal(unix.Signal(0)); err != nil {
