@@ -69,9 +69,23 @@ func runApply(v *invocation) error {
 		v.hint(fmt.Sprintf("%d of %d changes are made; the same command goes on with the rest", made, len(steps)))
 	}
 	if err == nil {
+		v.hintBuilds(steps)
 		v.sayPending(c)
 	}
 	return err
+}
+
+// hintBuilds tells which overlays have something to be built.
+func (v *invocation) hintBuilds(steps []step) {
+	var names []string
+	for _, s := range steps {
+		if s.kind == "overlay" && s.verb != "delete" && s.layer.kind != defaultType {
+			names = append(names, s.name)
+		}
+	}
+	if len(names) > 0 && !v.quiet {
+		v.hint("left4ctl overlay build " + strings.Join(names, " ") + " gives them their files")
+	}
 }
 
 // fileName is what errors call the file.
