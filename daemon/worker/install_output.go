@@ -60,7 +60,10 @@ func (l *lines) flush() {
 var control = regexp.MustCompile("\x1b\\[[0-9;?]*[ -/]*[@-~]|\x1b\\][^\x07\x1b]*\x07?|\x1b.")
 
 func printable(text []byte) string {
-	line := control.ReplaceAllString(strings.ToValidUTF8(string(text), "?"), "")
+	line := strings.ToValidUTF8(string(text), "?")
+	if strings.ContainsRune(line, '\x1b') {
+		line = control.ReplaceAllString(line, "")
+	}
 	return strings.Map(func(r rune) rune {
 		switch {
 		case r == '\t' || unicode.IsPrint(r):
