@@ -116,6 +116,49 @@ func (l live) untouched(t *testing.T, what, name string) {
 	}
 }
 
+// A first installation that ended half way goes on where it was, through what a first one meets.
+func TestTheFirstInstallationGoesOn(t *testing.T) {
+	Each(t, func(t *testing.T, m *Machine) {
+		p := play{m, t}
+		p.BringGame(t, "/srv/game")
+		s := p.BringSteam(t, "/srv/game")
+		install := func(kind string, f steam.Fault) steam.Fault {
+			f.On, f.Only, f.Kind = "steamcmd", "+app_update", kind
+			return f
+		}
+		s.Set(t, func(w *steam.World) {
+			w.Game = steam.Game{Build: "1", Files: map[string]string{"left4dead2/what": "1"}, Sizes: map[string]int64{pak: pakSize}}
+			w.Faults = []steam.Fault{install("failed", steam.Fault{Text: "Missing configuration", Times: 1}), install("hang", steam.Fault{At: 90})}
+		})
+		p.WriteFile(t, "/etc/left4/left4d.conf", strings.Replace(steamSettings, "[Game]\n", "[Game]\nTries=2\nSilenceSec=2\n", 1), 0o644)
+		p.refused(t, []string{"game", "install"}, "SteamCMD failed: it hung: it has said nothing for 2s (tried 2 times)")
+		p.noWorker(t, "a first installation")
+		if got := p.ofManager("GameRevision"); got != "0" {
+			t.Errorf("revision %s is the game", got)
+		}
+		p.WriteFile(t, "/etc/left4/left4d.conf", steamSettings, 0o644)
+		s.Set(t, func(w *steam.World) {
+			w.Faults = []steam.Fault{install("state", steam.Fault{Code: 0x402, At: 98, Times: 2}), install("failed", steam.Fault{Text: "Invalid platform", Times: 1})}
+		})
+		s.Requests(t, true)
+		p.ctl("game", "install")
+		if got := s.Requests(t, true); got.Bytes("depot") > pakSize {
+			t.Errorf("%d bytes were fetched again:\n%s", got.Bytes("depot"), got)
+		}
+		p.ctl("create", "a")
+		p.ctl("start", "a")
+		p.ready(27015)
+		if got := p.reads("a", "what"); got != "1" {
+			t.Errorf("the server has %q", got)
+		}
+		for _, name := range []string{"steamapps/downloading", "steamapps/temp"} {
+			if p.exists("/var/lib/left4/game/" + p.ofManager("GameRevision") + "/" + name) {
+				t.Errorf("%s is in the game", name)
+			}
+		}
+	})
+}
+
 // Whatever SteamCMD fails with, people are told what it is and the game stays what it was; and it can be updated afterwards.
 func TestEachFailureOfSteamHasItsCause(t *testing.T) {
 	eachSteam(t, "Tries=3\n", func(t *testing.T, p play, s *Steam) {

@@ -32,7 +32,7 @@ type Install struct {
 	// not to Validate, changes nothing.
 	Build    string
 	Validate bool
-	// Tries is how often a failure that may pass is tried again, 1 to 100, RetryDelay the pause after the first, Silence how long SteamCMD
+	// Tries is how often it is tried in all while what it fails for may pass, 1 to 100, RetryDelay the pause after the first, Silence how long SteamCMD
 	// may say nothing before it counts as hung.
 	Tries               int
 	RetryDelay, Silence time.Duration
