@@ -75,19 +75,20 @@ fault: package
 	rm -f dist/fault.rows
 	failed=0; $(RINGS) LEFT4_FULL=1 LEFT4_REPORT=$(CURDIR)/dist/fault.rows \
 		go test -json -count=1 -parallel=2 -timeout=120m ./test/ring ./daemon/store -run '^TestFault' | go run ./test/tally || failed=$$?; \
-	go run ./test/report/cmd/left4-report dist/fault.rows dist/fault.json; exit $$failed
+	go run ./test/report/cmd/left4-report -table fault dist/fault.rows dist/fault.json; exit $$failed
 
 abuse: package
 	rm -f dist/abuse.rows
 	failed=0; $(RINGS) LEFT4_FULL=1 LEFT4_REPORT=$(CURDIR)/dist/abuse.rows \
 		go test -json -count=1 -parallel=1 -timeout=120m ./test/ring -run '^TestAbuse' | go run ./test/tally || failed=$$?; \
-	go run ./test/report/cmd/left4-report dist/abuse.rows dist/abuse.json; exit $$failed
+	go run ./test/report/cmd/left4-report -table abuse dist/abuse.rows dist/abuse.json; exit $$failed
 
+BUILDERS = Builder|Workshop|Script|AbuseScript|EachFailureOfSteam|FailuresOfSteam|AHangOfSteam|AnInterruptedUpdate|UpdateWhileServersRun
 builders: package
 	rm -f dist/builders.rows
 	failed=0; $(RINGS) LEFT4_FULL=1 LEFT4_REPORT=$(CURDIR)/dist/builders.rows \
-		go test -json -count=1 -parallel=1 -timeout=120m ./test/ring -run '^TestBuilder' | go run ./test/tally || failed=$$?; \
-	go run ./test/report/cmd/left4-report dist/builders.rows dist/builders.json; exit $$failed
+		go test -json -count=1 -parallel=1 -timeout=120m ./test/ring -run '^Test($(BUILDERS))' | go run ./test/tally || failed=$$?; \
+	go run ./test/report/cmd/left4-report -table builders dist/builders.rows dist/builders.json; exit $$failed
 
 # A machine that does nothing else shows true figures.
 bench: package
@@ -99,9 +100,9 @@ bench: package
 # docs/RELIABILITY.md, docs/BUILDERS.md and docs/PERFORMANCE.md hold the tables and plots that were made last.
 tables:
 	for table in fault abuse; do \
-		[[ ! -e dist/$$table.rows ]] || go run ./test/report/cmd/left4-report -doc docs/RELIABILITY.md dist/$$table.rows dist/$$table.json; \
+		[[ ! -e dist/$$table.rows ]] || go run ./test/report/cmd/left4-report -table $$table -doc docs/RELIABILITY.md dist/$$table.rows dist/$$table.json; \
 	done
-	[[ ! -e dist/builders.rows ]] || go run ./test/report/cmd/left4-report -doc docs/BUILDERS.md dist/builders.rows dist/builders.json
+	[[ ! -e dist/builders.rows ]] || go run ./test/report/cmd/left4-report -table builders -doc docs/BUILDERS.md dist/builders.rows dist/builders.json
 	[[ ! -e dist/bench.rows ]] || go run ./test/report/cmd/left4-report -doc docs/PERFORMANCE.md dist/bench.rows dist/bench.json
 	[[ ! -e dist/plots ]] || cp dist/plots/*.svg docs
 

@@ -19,7 +19,7 @@ func TestBuilderFromAnEmptyHost(t *testing.T) {
 		p.BringGame(t, "/srv/game")
 		s := p.BringSteam(t, "/srv/game")
 		s.Set(t, func(w *steam.World) {
-			w.Game = steam.Game{Build: "14982371", Pace: steam.Duration(10 * time.Millisecond), Sizes: map[string]int64{"left4dead2/pak01_001.vpk": 64 << 20}}
+			w.Game = steam.Game{Build: "14982371", Pace: steam.Duration(3 * time.Millisecond), Sizes: map[string]int64{"left4dead2/pak01_001.vpk": 64 << 20}}
 			w.Items, w.Collections = map[string]steam.Item{}, map[string][]steam.Child{}
 			for n := range 30 {
 				id := strconv.Itoa(1001 + n)
@@ -32,7 +32,7 @@ func TestBuilderFromAnEmptyHost(t *testing.T) {
 			}
 			w.Items["1011"] = steam.Item{Result: 9}
 			w.Items["1021"] = steam.Item{Title: "Only in a depot", Updated: 1, NoURL: true}
-			w.Faults = []steam.Fault{{On: "file", Kind: "slow", Bytes: 64 << 10}}
+			w.Faults = []steam.Fault{{On: "file", Kind: "slow", Bytes: 256 << 10}}
 		})
 		p.Run(t, "sh", "-ec", `mkdir -p /srv/sm/addons/sourcemod/plugins /srv/sm/addons/metamod; cd /srv/sm
 			echo '"Plugin" { }' >addons/metamod.vdf; head -c 32000000 /dev/urandom >addons/sourcemod/plugins/all.smx; tar -czf /srv/sourcemod.tar.gz .

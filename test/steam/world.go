@@ -7,12 +7,14 @@ package steam
 import (
 	"bytes"
 	"crypto/sha1"
+	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
+	"math/rand/v2"
 	"os"
 	"path"
 	"path/filepath"
@@ -291,13 +293,9 @@ func (g Game) manifest(dir, platform string) (manifest, error) {
 
 // made is content of a length that looks like no other's, and does not compress away.
 func made(seed string, n int64) []byte {
-	b := make([]byte, 0, n+sha1.Size)
-	sum := sha1.Sum([]byte(seed))
-	for int64(len(b)) < n {
-		b = append(b, sum[:]...)
-		sum = sha1.Sum(sum[:])
-	}
-	return b[:n:n]
+	b := make([]byte, n)
+	_, _ = rand.NewChaCha8(sha256.Sum256([]byte(seed))).Read(b) // it never fails
+	return b
 }
 
 // beneath is a name that stays below a directory.

@@ -1,8 +1,8 @@
 // left4-report makes of the rows that tests have added a table for people and one for programs.
 //
-//	left4-report [-doc FILE.md] ROWS OUT.json
+//	left4-report [-table TABLE] [-doc FILE.md] ROWS OUT.json
 //
-// With -doc it also replaces what stands in that file between the lines "<!-- TABLE -->" and "<!-- end of TABLE -->",
+// With -table it takes only the rows of that one. With -doc it also replaces what stands in that file between the lines "<!-- TABLE -->" and "<!-- end of TABLE -->",
 // where TABLE is what the rows name.
 package main
 
@@ -11,6 +11,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"left4.me/left4/test/report"
@@ -18,18 +19,19 @@ import (
 
 func main() {
 	doc := flag.String("doc", "", "a document to put the table into")
+	table := flag.String("table", "", "the table whose rows are taken, all if it is empty")
 	flag.Parse()
 	if flag.NArg() != 2 {
 		flag.Usage()
 		os.Exit(2)
 	}
-	if err := run(flag.Arg(0), flag.Arg(1), *doc); err != nil {
+	if err := run(flag.Arg(0), flag.Arg(1), *table, *doc); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 }
 
-func run(rows, out, doc string) error {
+func run(rows, out, table, doc string) error {
 	f, err := os.Open(rows)
 	if err != nil {
 		return err
@@ -39,6 +41,7 @@ func run(rows, out, doc string) error {
 	if err != nil {
 		return err
 	}
+	r.Rows = slices.DeleteFunc(r.Rows, func(row report.Row) bool { return table != "" && row.Table != table })
 	text, err := json.MarshalIndent(r, "", "\t")
 	if err != nil {
 		return err
