@@ -215,6 +215,9 @@ func (d *Daemon) runWorker(ctx context.Context, j *job, r *store.Revision, m mak
 		d.guard(ctx, d.layerPath(r.Overlay, importPrefix+revisionName(r.ID)), m.bound, end)
 	}()
 	report, err := d.followWorker(ctx, j, m.saying)
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		err = cause // whatever was being asked when the guard ended it
+	}
 	end(nil)
 	guarding.Wait()
 	return report, err
