@@ -546,7 +546,7 @@ func (d *Daemon) findOtherVersions(e *examination) error {
 
 // findScriptNetwork tells what scripts could reach, where there are any.
 func (d *Daemon) findScriptNetwork(e *examination) error {
-	if !slices.ContainsFunc(d.Overlays(), func(o Overlay) bool { return o.Type == "script" }) {
+	if !slices.ContainsFunc(d.Overlays(), func(o Overlay) bool { return o.Type == ScriptType }) {
 		return nil
 	}
 	if s, err := d.settings(); err != nil || s.AllowPrivateNetworks {

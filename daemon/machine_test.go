@@ -226,6 +226,14 @@ func (w *world) whiteout(name string) {
 	}
 }
 
+// script defines an overlay that a script makes.
+func (w *world) script() {
+	w.t.Helper()
+	if _, err := w.CreateOverlay("tweaks", ScriptType, OverlayChanges{Script: ptr("true")}, 1000); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
 // settings writes left4d.conf.
 func (w *world) settings(text string) {
 	w.t.Helper()
@@ -307,6 +315,20 @@ func TestProblemsOfTheMachine(t *testing.T) {
 		}, "the host of this container"},
 		"no rule": {"missing-rule", "60-me.left4.rules", SeverityWarning, func(w *world) { os.Remove(filepath.Join(w.root, "machine", rule)) },
 			"an installation of the package left4 brings it back"},
+		"scripts that reach private networks": {"script-network", "private", SeverityWarning, func(w *world) {
+			w.script()
+			w.units.Probed.Firewall = "a packet was sent"
+		}, "scripts are not built: this machine does not keep them from private networks (a packet was sent)"},
+		"scripts that may": {"script-network", "private", "", func(w *world) {
+			w.script()
+			w.units.Probed.Firewall = "a packet was sent"
+			w.settings("[Builds]\nAllowPrivateNetworks=yes\n")
+		}, ""},
+		"no scripts": {"script-network", "private", "", func(w *world) { w.units.Probed.Firewall = "a packet was sent" }, ""},
+		"scripts that reach this machine": {"script-network", "own", SeverityNotice, func(w *world) {
+			w.script()
+			w.units.Machine.BPF = false
+		}, "a script reaches what listens on this machine's public addresses"},
 		"an old systemd":   {"old-systemd", "", SeverityError, func(w *world) { w.units.Machine.Version = "247.3-7+deb11u5" }, "systemd is at version 247.3-7+deb11u5"},
 		"the oldest":       {"old-systemd", "", "", func(w *world) { w.units.Machine.Version = "252" }, ""},
 		"a systemd of git": {"old-systemd", "", "", func(w *world) { w.units.Machine.Version = "v258~rc1" }, ""},
