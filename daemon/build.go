@@ -22,8 +22,10 @@ type maker struct {
 	saying string // stands before what the worker says of its progress
 	// once tells that a killed left4d that had not started the worker cannot be made up for: what it reads is lost.
 	once bool
-	// bound is how much the staging directory may come to hold; where it is set, some room is left for the servers, too.
+	// bound is how much the directory where the worker writes may come to hold; where it is set, some room is left for the
+	// servers, too.
 	bound units.Usage
+	dir   string // that directory, "" = the staging one
 	// worker prepares where the worker is to work, and says how it is run; the rest of it is filled in. It may have
 	// been called before for the same revision.
 	worker func(ctx context.Context, r *store.Revision) (units.Worker, error)
@@ -206,13 +208,17 @@ func (d *Daemon) runWorker(ctx context.Context, j *job, r *store.Revision, m mak
 	if m.bound == (units.Usage{}) {
 		return d.followWorker(ctx, j, m.saying)
 	}
+	dir := m.dir
+	if dir == "" {
+		dir = d.layerPath(r.Overlay, importPrefix+revisionName(r.ID))
+	}
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	var guarding sync.WaitGroup
 	guarding.Add(1)
 	go func() {
 		defer guarding.Done()
-		d.guard(ctx, d.layerPath(r.Overlay, importPrefix+revisionName(r.ID)), m.bound, end)
+		d.guard(ctx, dir, m.bound, end)
 	}()
 	report, err := d.followWorker(ctx, j, m.saying)
 	if cause := context.Cause(ctx); err != nil && cause != nil {

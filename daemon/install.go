@@ -29,6 +29,10 @@ const (
 )
 
 const (
+	// installDisk is many times the game, in bytes; installFiles is, too.
+	installDisk  = 64 << 30
+	installFiles = 1_000_000
+
 	// steamHome is SteamCMD's own, below the state directory: it updates itself there.
 	steamHome = "steam"
 	// maxGameLayers are so many that a mount stays cheap; an update that would be one more is joined with those below it.
@@ -113,7 +117,7 @@ func (d *Daemon) installGame(ctx context.Context, j *job) error {
 	}
 	var installed *store.Revision
 	err := d.makeRevision(ctx, j, maker{
-		verb:   "install",
+		verb: "install", bound: units.Usage{Files: installFiles, Bytes: installDisk}, dir: d.installPath("upper"),
 		worker: func(ctx context.Context, r *store.Revision) (units.Worker, error) { return d.installWorker(ctx, j, r) },
 		note: func(r *store.Revision, note string) error {
 			build, upToDate, err := parseBuild(note)

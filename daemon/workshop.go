@@ -47,6 +47,9 @@ const (
 	maxUpdated   = 1 << 40 // seconds since the epoch
 	missingTold  = 5       // items that are named where a person reads one line
 
+	workshopDisk  = 64 << 30 // bytes that one build may download
+	workshopFiles = 2 * maxAllItems
+
 	// cacheTime is how long what no revision has any more stays: long enough for a rollback of a collection.
 	cacheTime = 7 * 24 * time.Hour
 )
@@ -103,7 +106,10 @@ func (d *Daemon) buildWorkshop(ctx context.Context, j *job) error {
 		return context.Cause(ctx)
 	}
 	b := &workshopBuild{Daemon: d, job: j}
-	if err := d.makeRevision(ctx, j, maker{verb: "build", worker: b.worker, take: b.take}); err != nil {
+	if err := d.makeRevision(ctx, j, maker{
+		verb: "build", bound: units.Usage{Files: workshopFiles, Bytes: workshopDisk}, dir: filepath.Join(d.Layout.State, incomingDir),
+		worker: b.worker, take: b.take,
+	}); err != nil {
 		return err
 	}
 	o, err := d.Overlay(j.Target)
