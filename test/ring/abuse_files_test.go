@@ -159,13 +159,13 @@ pe'`, `pi\npe: it is a pipe`},
 		}
 		// It is taken; what it is full of takes no room.
 		p.ctl("overlay", "create", "zeros")
-		bomb := brought(zeros(t, 1<<30, 1))
+		bomb := brought(zeros(t, 1<<29, 1))
 		p.ctl("overlay", "import", "zeros", bomb)
 		if used := p.Run(t, "du", "-s", "--block-size=1M", p.overlayDir("zeros")); !strings.HasPrefix(used, "1\t") {
-			wrong("a GiB of zeros takes %s", used)
+			wrong("half a GiB of zeros takes %s", used)
 		}
 		p.ctl("overlay", "delete", "zeros")
-		clean("a GiB of zeros")
+		clean("half a GiB of zeros")
 
 		// Streams that never end, or say nothing more.
 		ends := p.jobsEnd()
