@@ -139,7 +139,7 @@ func (w *world) open() {
 	d, err := New(Options{
 		Store: s, Units: w.units, Config: units.Config{Dir: filepath.Join(w.root, "etc"), RunDir: filepath.Join(w.root, "run")},
 		Layout: units.Layout{State: filepath.Join(w.root, "state"), Run: filepath.Join(w.root, "run"), User: LoginName(uint32(os.Getuid()))},
-		Events: w.events, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), PreStart: "/check", Root: filepath.Join(w.root, "machine"),
+		Events: w.events, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), PreStart: "/check", SettingsPath: filepath.Join(w.root, "left4d.conf"), Root: filepath.Join(w.root, "machine"),
 	})
 	if err != nil {
 		w.t.Fatal(err)

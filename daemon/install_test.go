@@ -25,13 +25,12 @@ type steam struct {
 
 func newSteam(t *testing.T, w *world) *steam {
 	s := &steam{world: w, build: 100}
-	w.write("etc/left4d.conf", []byte("[Game]\nSteamCMD=/bin/true\n"))
+	w.settings("[Game]\nSteamCMD=/bin/true\n")
 	s.open()
 	return s
 }
 
 func (s *steam) open() {
-	s.SettingsPath = filepath.Join(s.root, "etc/left4d.conf")
 	s.units.Work = s.work
 }
 

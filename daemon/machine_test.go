@@ -238,7 +238,6 @@ func (w *world) script() {
 func (w *world) settings(text string) {
 	w.t.Helper()
 	w.write("left4d.conf", []byte(text))
-	w.SettingsPath = filepath.Join(w.root, "left4d.conf")
 }
 
 // arguments defines an instance with a port and launch arguments.

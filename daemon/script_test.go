@@ -122,10 +122,7 @@ func TestScriptBuilds(t *testing.T) {
 
 func TestSettingsOfScripts(t *testing.T) {
 	w := newWorld(t)
-	w.SettingsPath = filepath.Join(w.root, "left4d.conf")
-	if err := os.WriteFile(w.SettingsPath, []byte("[Builds]\nAllowPrivateNetworks=yes\n"), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	w.settings("[Builds]\nAllowPrivateNetworks=yes\n")
 	w.scriptOverlay("maps", "true")
 	asked := false
 	w.units.Work = func(wk units.Worker) units.State {
