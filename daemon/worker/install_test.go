@@ -278,6 +278,9 @@ type worked struct {
 	socket *net.UnixConn
 }
 
+// allTold is what no worker sends.
+const allTold = "that is all"
+
 func (s *installing) start() *worked {
 	s.t.Helper()
 	text, err := json.Marshal(s.order)
@@ -294,7 +297,7 @@ func (s *installing) start() *worked {
 		buf := make([]byte, 64<<10)
 		for {
 			n, err := w.socket.Read(buf)
-			if err != nil {
+			if err != nil || string(buf[:n]) == allTold {
 				return
 			}
 			w.told <- strings.TrimPrefix(string(buf[:n]), "STATUS=")
@@ -316,7 +319,10 @@ func (s *installing) start() *worked {
 func (s *installing) end(w *worked) (status.Report, []string) {
 	s.t.Helper()
 	err := w.cmd.Wait()
-	w.socket.Close()
+	// Behind what the worker has sent, and nobody has read yet.
+	if _, err := w.socket.WriteTo([]byte(allTold), w.socket.LocalAddr()); err != nil {
+		s.t.Fatal(err)
+	}
 	var steps []string
 	last := ""
 	for text := range w.told {
