@@ -20,7 +20,7 @@ func TestMapsOfAnInstance(t *testing.T) {
 	if _, err := w.CreateInstance("a", Changes{Overlays: &[]store.OverlayRef{{Overlay: "high"}, {Overlay: "low"}}}, 0); err != nil {
 		t.Fatal(err)
 	}
-	w.units.Answer = `{"Maps":[{"Name":"m","Campaign":"C","Modes":["coop"],"Layer":1,"File":"f"},{"Name":"g","Layer":2,"File":"g"}]}`
+	w.units.Answer(`{"Maps":[{"Name":"m","Campaign":"C","Modes":["coop"],"Layer":1,"File":"f"},{"Name":"g","Layer":2,"File":"g"}]}`)
 	got, err := w.InstanceMaps(t.Context(), "a")
 	if err != nil {
 		t.Fatal(err)
@@ -73,7 +73,7 @@ func TestNoAnswerAboutMapsIsBelieved(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.units.Answer = string(text)
+	w.units.Answer(string(text))
 	got, err := w.OverlayMaps(t.Context(), "o", 0)
 	if err != nil || len(got.Maps) != maxRows || !got.More || len(got.Unread) != 1 {
 		t.Errorf("%d maps, more %v, %d unread, %v", len(got.Maps), got.More, len(got.Unread), err)
@@ -89,7 +89,7 @@ func TestNoAnswerAboutMapsIsBelieved(t *testing.T) {
 	if text, err = json.Marshal(r); err != nil {
 		t.Fatal(err)
 	}
-	w.units.Answer = string(text)
+	w.units.Answer(string(text))
 	if got, err = w.OverlayMaps(t.Context(), "o", 0); err != nil || !got.More || len(got.Maps)*4000 > maxAnswer {
 		t.Errorf("%d maps, more %v, %v", len(got.Maps), got.More, err)
 	}

@@ -331,8 +331,8 @@ func TestProvenanceOnTheBus(t *testing.T) {
 	if out := b.must(object, names.Instance+".ListChanges", variants{}); !reflect.DeepEqual(out, []any{[][]any{{"cfg/x", "changed", uint64(4)}, {`new\x0aline`, "added", uint64(1 << 40)}}, true}) {
 		t.Errorf("changes: %v", out)
 	}
-	b.units.Answer = `{"Maps":[{"Name":"dl_1","Campaign":"Dead Line","Modes":["coop","versus"],"Layer":0,"File":"left4dead2/addons/d.vpk"},{"Name":"x","Layer":1,"File":"maps/x.bsp"}],
-		"Unread":[{"Layer":1,"File":"bad.vpk","Reason":"it is cut off"}],"More":true}`
+	b.units.Answer(`{"Maps":[{"Name":"dl_1","Campaign":"Dead Line","Modes":["coop","versus"],"Layer":0,"File":"left4dead2/addons/d.vpk"},{"Name":"x","Layer":1,"File":"maps/x.bsp"}],
+		"Unread":[{"Layer":1,"File":"bad.vpk","Reason":"it is cut off"}],"More":true}`)
 	if out := b.must(object, names.Instance+".ListMaps", variants{}); !reflect.DeepEqual(out, []any{
 		[][]any{{"dl_1", "Dead Line", []string{"coop", "versus"}, "high", "left4dead2/addons/d.vpk"}, {"x", "", []string{}, "low", "maps/x.bsp"}}, [][]any{{"low", "bad.vpk", "it is cut off"}}, true}) {
 		t.Errorf("maps: %v", out)

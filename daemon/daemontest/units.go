@@ -35,8 +35,8 @@ type Units struct {
 	Stopped func(unit string) units.State
 	// Findings are the answer to every inspection.
 	Findings units.Findings
-	// Answer is what a worker answers that is consulted, which is Consulted then.
-	Answer    string
+	// Consulted is the worker that was asked last, see Answer.
+	answer    string
 	Consulted units.Worker
 	// Probed is the answer to every probe, but for Taken, of which those are that were asked for; Machine tells of the machine.
 	Probed  units.Probed
@@ -148,12 +148,16 @@ func (f *Units) RenewLimits(ctx context.Context, unit string) error {
 }
 
 func (f *Units) StartWorker(ctx context.Context, w units.Worker) error {
-	if err := f.call(ctx, "worker", w.Unit); err != nil {
-		return err
-	}
+	// Before anybody hears of the call, and says what has become of the worker.
 	f.mu.Lock()
 	f.states[w.Unit] = units.State{Loaded: true, Active: "active", Sub: "running"}
 	f.mu.Unlock()
+	if err := f.call(ctx, "worker", w.Unit); err != nil {
+		f.mu.Lock()
+		delete(f.states, w.Unit)
+		f.mu.Unlock()
+		return err
+	}
 	if f.Work != nil {
 		f.Set(w.Unit, f.Work(w))
 	}
@@ -178,11 +182,18 @@ func (f *Units) Inspect(ctx context.Context, _ string, q units.Inspection) (unit
 	return f.Findings, f.call(ctx, "inspect", q.Instance)
 }
 
-// Consult answers with Answer, a JSON text, and keeps the order.
+// Answer sets the JSON text that Consult answers with.
+func (f *Units) Answer(text string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.answer = text
+}
+
+// Consult gives the answer that was set, and keeps the order.
 func (f *Units) Consult(ctx context.Context, w units.Worker, answer any) error {
 	f.mu.Lock()
 	f.Consulted = w
-	text := f.Answer
+	text := f.answer
 	f.mu.Unlock()
 	if err := f.call(ctx, "consult", w.Command[1]); err != nil {
 		return err

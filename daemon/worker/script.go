@@ -49,7 +49,7 @@ type script struct {
 type output struct {
 	mu      sync.Mutex
 	lines   int
-	last    string // line on its standard error that is not empty
+	last    string // line of its output that is not empty
 	line    string // number of the line of the command that has failed; "" = not known
 	said    string // by itself; "" = nothing so far
 	pending bool   // a note will be sent
@@ -151,12 +151,12 @@ func (s *script) run(ctx context.Context) error {
 	for _, name := range []string{"LEFT4_JOB", "LEFT4_OVERLAY", "LEFT4_OVERLAY_ID"} {
 		cmd.Env = append(cmd.Env, name+"="+s.getenv(name))
 	}
-	out, errs := &lines{each: s.printed}, &lines{each: s.complained}
-	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = out, errs, []*os.File{tell}
+	// One pipe for both, so that what was written first comes first.
+	out := &lines{each: s.printed}
+	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = out, out, []*os.File{tell}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	err = s.wait(ctx, cmd, tell, failed)
 	out.flush()
-	errs.flush()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.over = true
@@ -211,28 +211,17 @@ func (s *script) wait(ctx context.Context, cmd *exec.Cmd, tell, failed *os.File)
 	return <-ended
 }
 
-// printed takes a line of the script's standard output.
+// printed takes a line that the script has written.
 func (s *script) printed(text string) {
 	if said, ok := strings.CutPrefix(text, statusMark); ok {
 		s.say(func() { s.said = strings.TrimSpace(said) })
 		return
 	}
-	s.passOn(text)
-}
-
-// complained takes one of its standard error.
-func (s *script) complained(text string) {
-	s.passOn(text)
-	if text = strings.TrimSpace(text); text != "" {
-		s.mu.Lock()
-		s.last = text
-		s.mu.Unlock()
-	}
-}
-
-func (s *script) passOn(text string) {
 	s.say(func() {
 		s.lines++
+		if last := strings.TrimSpace(text); last != "" {
+			s.last = last
+		}
 		fmt.Fprintln(s.out, text)
 	})
 }

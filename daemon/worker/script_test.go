@@ -92,7 +92,7 @@ func TestScriptMakesFiles(t *testing.T) {
 func TestScriptFails(t *testing.T) {
 	for _, c := range []struct{ text, want string }{
 		{"exit 3", "the script ended with status 3"},
-		{"echo out\nfalse\necho never", "the script ended with status 1 in line 2"},
+		{"echo out; echo more >&2\necho last; echo; false\necho never", "the script ended with status 1 in line 2: last"},
 		{"\n\necho 'curl: (6) Could not resolve host: x' >&2; (exit 6)", "the script ended with status 6 in line 3: curl: \\(6\\) Could not resolve host: x"},
 		{"f() {\n  false\n}\nif f; then :; fi\nx=$(false) || :\nset +e; false; set -e\nexit 9", "the script ended with status 9"},
 		{"f() {\n  (exit 4)\n}\nf", "the script ended with status 4 in line 2"},
