@@ -17,7 +17,7 @@ import (
 // notRun are the commands that are not typed, and why.
 var notRun = map[string]string{
 	"apt-get update": "asks Debian's mirrors",
-	"apt-get install libc6:i386 lib32gcc-s1 lib32stdc++6 libsdl2-2.0-0:i386 zlib1g:i386 wget": "Debian's mirrors have them; the stand-ins need no libraries, and wget is one too",
+	"apt-get install libc6:i386 lib32gcc-s1 lib32stdc++6 libsdl2-2.0-0:i386 zlib1g:i386 ca-certificates wget": "Debian's mirrors have them; the stand-ins need no libraries, and wget is one too",
 }
 
 // watched are the commands that go on until somebody ends them, and what they must show.
