@@ -88,7 +88,7 @@ func (v *invocation) complete(done []string, word string) completion {
 	}
 	fs := v.flagSet(v.command)
 	given, seen, pending, onlyArguments := splitFlags(fs, rest)
-	v.args, v.flags, v.elsewhere = given, fs, seen["host"]
+	v.args, v.flags, v.elsewhere, v.typed = given, fs, seen["host"], rest
 	switch name, value, ok := strings.Cut(word, "="); {
 	case pending != nil:
 		return v.flagValues(pending, "", word)
@@ -212,6 +212,8 @@ func (v *invocation) flagValues(f *pflag.Flag, before, value string) completion 
 		c.files = before == ""
 	case "restart":
 		c.add("", restartPolicies...)
+	case "arg":
+		c = v.mapNames()
 	case "type":
 		c.add("", overlayTypes...)
 	case "limit":
@@ -367,7 +369,7 @@ func (v *invocation) keyValues(word string) completion {
 // mapNames are the maps of the instance that is configured, where one follows, if nobody has to be asked whether they may be told.
 func (v *invocation) mapNames() completion {
 	var c completion
-	if v.command.name != "configure" || len(v.args) < 2 || v.args[len(v.args)-1] != "arguments=+map" || !v.lookUp() {
+	if v.command.name != "configure" || len(v.args) == 0 || !mapFollows(v.typed) || !v.lookUp() {
 		return c
 	}
 	found, _ := v.c.InstanceMaps(v.ctx, v.args[0])
@@ -377,6 +379,15 @@ func (v *invocation) mapNames() completion {
 		}
 	}
 	return c
+}
+
+// mapFollows tells whether the value that follows these words is that of +map.
+func mapFollows(typed []string) bool {
+	if n := len(typed) - 1; n >= 0 && typed[n] == "--arg" {
+		typed = typed[:n]
+	}
+	n := len(typed) - 1
+	return n >= 0 && (typed[n] == "arguments=+map" || typed[n] == "--arg=+map" || typed[n] == "+map" && n > 0 && typed[n-1] == "--arg")
 }
 
 // sshHosts are the hosts that ssh has a configuration of for this user.

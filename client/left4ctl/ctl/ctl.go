@@ -107,7 +107,8 @@ type invocation struct {
 	log           logFlags
 	audit         auditFlags
 
-	elsewhere bool // what is completed is about another machine
+	elsewhere bool     // what is completed is about another machine
+	typed     []string // the words behind the verb, before the one that is completed
 
 	c         *client.Client
 	agent     *agent

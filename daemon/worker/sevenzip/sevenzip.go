@@ -1,6 +1,9 @@
 // Package sevenzip reads 7z archives (LZMA SDK, DOC/7zFormat.txt), which may be hostile: what it takes of memory is bounded by Limits, and
 // nothing panics. It reads what 7-Zip writes unless told otherwise: LZMA, LZMA2, Copy, Deflate, BZip2, with the x86 and
 // Delta filters. What else there is is an error that names it.
+//
+// github.com/bodgit/sevenzip reads more, but its last release for Go 1.24 (1.6.1) takes memory, and ends in a panic, by the numbers in a
+// header of some bytes; that is mended in releases that need Go 1.25. With such a Go it can take the place of this package.
 package sevenzip
 
 import (
