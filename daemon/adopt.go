@@ -267,29 +267,86 @@ func (d *Daemon) adoptRevision(ctx context.Context, _ *job, layer string) error 
 	if err != nil {
 		return err
 	}
-	r.Created, r.Published = now(), now()
+	all := []store.Revision{r}
 	if r.Overlay == store.Game {
-		if r.Base = d.notedBase(r.ID); r.Base != 0 {
-			if err := d.checkLayers(r.Overlay, r.Base); err != nil {
-				return fmt.Errorf("it lies over revision %d of the game: %w", r.Base, err)
-			}
+		if all, err = d.unknownBases(r); err != nil {
+			return err
 		}
 	}
-	if err := d.count(ctx, &r); err != nil {
-		return err
+	for i := range all {
+		all[i].Created, all[i].Published = now(), now()
+		if err := d.count(ctx, &all[i]); err != nil {
+			return err
+		}
 	}
-	if err := d.takeIn(r); err != nil {
+	if err := d.takeInAll(all); err != nil {
 		return err
 	}
 	d.revisionsChanged(r.Overlay)
 	return nil
 }
 
-func (d *Daemon) takeIn(r store.Revision) error {
+// unknownBases are a revision of the game and those that it lies over and that are not known either, the lowest first.
+func (d *Daemon) unknownBases(r store.Revision) ([]store.Revision, error) {
+	all := []store.Revision{r}
+	for {
+		lowest := &all[0]
+		base, noted := d.notedBase(lowest.ID)
+		if !noted {
+			if there, err := d.isWhole(lowest.ID); err != nil || !there {
+				return nil, errors.Join(err, fmt.Errorf("nothing tells what revision %d of the game lies over, and there is no %s in it", lowest.ID, srcdsRun))
+			}
+			return all, nil
+		}
+		lowest.Base = base
+		if base == 0 {
+			return all, nil
+		}
+		d.mu.Lock()
+		known := slices.ContainsFunc(d.revisions[store.Game], func(r store.Revision) bool { return r.ID == base })
+		d.mu.Unlock()
+		err := d.Layout.CheckLower(layerName(store.Game, base))
+		if known {
+			err = d.checkLayers(store.Game, base)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("it lies over revision %d of the game: %w", base, missing(err))
+		}
+		if known {
+			return all, nil
+		}
+		all = slices.Insert(all, 0, store.Revision{Overlay: store.Game, ID: base})
+	}
+}
+
+// srcdsRun is what no server starts without.
+const srcdsRun = "srcds_run"
+
+// isWhole tells whether a revision of the game has what no server starts without. One that lies over another mostly has not.
+func (d *Daemon) isWhole(revision uint32) (bool, error) {
+	_, err := os.Lstat(d.layerPath(store.Game, filepath.Join(revisionName(revision), srcdsRun)))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// takeInAll takes in revisions of one layer, none without those that it lies over.
+func (d *Daemon) takeInAll(all []store.Revision) error {
 	d.accept.Lock()
 	defer d.accept.Unlock()
 	d.plans.RLock()
 	defer d.plans.RUnlock()
+	for _, r := range all {
+		if err := d.takeIn(r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// takeIn takes one in. accept and plans must be held.
+func (d *Daemon) takeIn(r store.Revision) error {
 	r.Current = r.ID > d.currentOf(r.Overlay)
 	if err := d.Store.AdoptRevision(r); err != nil {
 		return err
@@ -414,7 +471,7 @@ func (d *Daemon) reserve() error {
 		}
 	}
 	for _, e := range entries {
-		if !units.ValidName(e.Name()) {
+		if !units.ValidName(e.Name()) && e.Name() != units.GameMount {
 			continue
 		}
 		plan, _, err := d.Layout.ReadInstance(e.Name())

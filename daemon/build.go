@@ -123,7 +123,14 @@ func (d *Daemon) revisionOf(overlay uint32, j *job, m maker) (store.Revision, er
 	if m.once && j.stream == nil {
 		return r, errors.New("left4d was restarted before the " + m.verb + " had begun, and the stream is lost")
 	}
-	var err error
+	// Somebody may have put something there by hand, which is not to be taken for ours.
+	onDisk, err := d.numbers(layerDir(overlay))
+	if err == nil && len(onDisk) > 0 {
+		err = d.Store.ReserveRevision(overlay, onDisk[len(onDisk)-1], now())
+	}
+	if err != nil {
+		return r, err
+	}
 	r.ID, err = d.Store.AddRevision(overlay, j.ID, r.Created)
 	return r, err
 }
@@ -135,6 +142,9 @@ func (d *Daemon) runMaker(ctx context.Context, j *job, r store.Revision, m maker
 	final := d.layerPath(r.Overlay, revisionName(r.ID))
 	if _, err := os.Lstat(final); err == nil {
 		// It was complete and in place when left4d ended; only the database does not know.
+		if base, noted := d.notedBase(r.ID); noted && r.Overlay == store.Game {
+			r.Base = base // it may have been joined with it since
+		}
 		if err := d.count(ctx, &r); err != nil {
 			return err
 		}

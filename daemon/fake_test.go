@@ -174,6 +174,9 @@ func (w *world) publishGame() uint32 {
 		w.t.Fatal(err)
 	}
 	w.mkdir(filepath.Join("state", layerName(store.Game, id), "left4dead2"))
+	if err := os.WriteFile(w.layerPath(store.Game, filepath.Join(revisionName(id), srcdsRun)), nil, 0o755); err != nil {
+		w.t.Fatal(err)
+	}
 	if err := w.publish(store.Revision{ID: id, Created: 1}); err != nil {
 		w.t.Fatal(err)
 	}

@@ -441,9 +441,6 @@ func (d *Daemon) takeInstall(ctx context.Context, j *job, r *store.Revision) (ma
 func (d *Daemon) squash(ctx context.Context, j *job, r *store.Revision, layers []string) (string, error) {
 	d.step(j, "joining %d layers", len(layers))
 	name := layerDir(store.Game) + "/" + mergePrefix + revisionName(r.ID)
-	if err := d.removeBeneath(name); err != nil {
-		return "", err
-	}
 	note := func(files, bytes uint64) {
 		d.step(j, "joining %d layers: %d files, %d bytes", len(layers), files, bytes)
 	}
@@ -457,11 +454,13 @@ func (d *Daemon) squash(ctx context.Context, j *job, r *store.Revision, layers [
 		return "", err
 	}
 	defer unix.Close(whole)
-	r.Files, r.Bytes, err = units.CountTree(ctx, whole)
-	return dir, err
+	if r.Files, r.Bytes, err = units.CountTree(ctx, whole); err != nil {
+		return "", err
+	}
+	return dir, d.noteBase(*r)
 }
 
-// noteBase leaves a link that tells what a revision lies over.
+// noteBase leaves a link that tells what a revision lies over, 0 = it was joined with that.
 func (d *Daemon) noteBase(r store.Revision) error {
 	link := d.layerPath(store.Game, basePrefix+revisionName(r.ID))
 	if err := os.Remove(link); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -470,11 +469,14 @@ func (d *Daemon) noteBase(r store.Revision) error {
 	return os.Symlink(revisionName(r.Base), link)
 }
 
-// notedBase is what noteBase left, 0 = nothing.
-func (d *Daemon) notedBase(revision uint32) uint32 {
-	target, _ := os.Readlink(d.layerPath(store.Game, basePrefix+revisionName(revision)))
-	base, _ := strconv.ParseUint(target, 10, 32)
-	return uint32(base)
+// notedBase is what noteBase left, if it did and that makes sense.
+func (d *Daemon) notedBase(revision uint32) (base uint32, noted bool) {
+	target, err := os.Readlink(d.layerPath(store.Game, basePrefix+revisionName(revision)))
+	if err != nil {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(target, 10, 32)
+	return uint32(n), err == nil && uint32(n) < revision
 }
 
 // tidyBases removes the links of revisions that are gone.
@@ -486,6 +488,14 @@ func (d *Daemon) tidyBases() error {
 	for _, e := range entries {
 		revision, isLink := strings.CutPrefix(e.Name(), basePrefix)
 		if !isLink {
+			continue
+		}
+		// An installation makes it before it gives the revision its name.
+		made := slices.ContainsFunc([]string{importPrefix, mergePrefix}, func(prefix string) bool {
+			_, err := os.Lstat(d.layerPath(store.Game, prefix+revision))
+			return err == nil
+		})
+		if made {
 			continue
 		}
 		if _, gone := os.Lstat(d.layerPath(store.Game, revision)); errors.Is(gone, fs.ErrNotExist) {

@@ -2,11 +2,14 @@ package daemon
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"left4.me/left4/daemon/store"
 	"left4.me/left4/daemon/worker/order"
@@ -160,8 +163,11 @@ func TestAnUpdateHoldsWhatHasChanged(t *testing.T) {
 		t.Errorf("after a rollback: %v, %q", err, s.lower())
 	}
 	// What was installed before can be known without the database, too.
-	if s.notedBase(3) != 2 || s.notedBase(1) != 0 {
-		t.Errorf("bases %d, %d", s.notedBase(3), s.notedBase(1))
+	if base, noted := s.notedBase(3); base != 2 || !noted {
+		t.Errorf("revision 3 lies over %d, %t", base, noted)
+	}
+	if base, noted := s.notedBase(1); base != 0 || noted {
+		t.Errorf("revision 1 lies over %d, %t", base, noted)
 	}
 }
 
@@ -207,6 +213,9 @@ func TestManyUpdatesAreJoined(t *testing.T) {
 	now, _, _ := s.Game()
 	if now.Base != 0 || !s.exists(fmt.Sprintf("state/game/%d/all", now.ID)) || len(s.lower()) != 1 {
 		t.Errorf("%+v, %q", now, s.lower())
+	}
+	if base, noted := s.notedBase(now.ID); base != 0 || !noted {
+		t.Errorf("it is noted to lie over %d, %t", base, noted)
 	}
 	if want := append([]string{fmt.Sprintf("game/.import-%d", now.ID)}, layers...); !slices.Equal(joined.Lower, want) {
 		t.Errorf("joined %q, want %q", joined.Lower, want)
@@ -283,5 +292,141 @@ func TestAnInstallationOutlivesLeft4d(t *testing.T) {
 				t.Errorf("%+v", all)
 			}
 		})
+	}
+}
+
+// A left4d that ends right before it publishes what it has joined: the next one takes it for whole, and not for what lies over the last one.
+func TestWhatWasJoinedStaysWhole(t *testing.T) {
+	s := newSteam(t, newWorld(t))
+	s.update(map[string]string{"left4dead2/b": "2"})
+	r := store.Revision{Job: 4242, Created: 1, Base: 2, Sealed: 1}
+	var err error
+	if r.ID, err = s.Store.AddRevision(store.Game, r.Job, r.Created); err == nil {
+		err = s.Store.SealRevision(r)
+	}
+	if err == nil {
+		err = s.Store.PutJob(store.Job{ID: r.Job, Kind: installGameKind, Target: gameTarget, State: JobRunning, Timeout: time.Hour, Created: 1, Started: 1})
+	}
+	s.mkdir("state/" + layerName(store.Game, r.ID))
+	r.Base = 0
+	if err = errors.Join(err, s.noteBase(r)); err != nil {
+		t.Fatal(err)
+	}
+	s.again()
+	if j := s.events.wait(t, r.Job); j.State != JobDone {
+		t.Fatalf("%+v", j)
+	}
+	if got := s.lower(); !slices.Equal(got, []string{layerName(store.Game, r.ID)}) {
+		t.Errorf("the next start mounts %q", got)
+	}
+}
+
+// What lies over what: also where no database tells.
+func TestTheGameComesBackWithAllItsLayers(t *testing.T) {
+	for name, older := range map[string]bool{"the database is older": true, "there is none": false} {
+		t.Run(name, func(t *testing.T) {
+			s := newSteam(t, newWorld(t))
+			var backup []byte
+			if older {
+				s.update(map[string]string{"left4dead2/b": "older"})
+				err := s.Store.BackUp()
+				if err == nil {
+					backup, err = os.ReadFile(filepath.Join(s.root, "state/left4.db.backup"))
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			for n := range 4 {
+				s.update(map[string]string{"left4dead2/b": fmt.Sprint(n)})
+			}
+			want := s.lower()
+			s.lost(func(db string) {
+				for _, end := range []string{"", "-wal", "-shm", ".backup"} {
+					os.Remove(db + end)
+				}
+				if older {
+					if err := os.WriteFile(db+".backup", backup, 0o600); err != nil {
+						t.Fatal(err)
+					}
+				}
+			})
+			s.repairAll(JobDone)
+			if got := s.lower(); !slices.Equal(got, want) || len(got) < 5 {
+				t.Errorf("it is %q, and was %q", got, want)
+			}
+			if p := s.problems(); slices.ContainsFunc(p, func(p Problem) bool { return strings.HasSuffix(p.Kind, "-revision") }) {
+				t.Errorf("%+v", p)
+			}
+		})
+	}
+}
+
+// A revision is not taken in over what it cannot lie over, or as a whole one that it is not.
+func TestADamagedBaseIsRefused(t *testing.T) {
+	for name, link := range map[string]string{"none": "", "itself": "2", "a later one": "3", "one that is gone": "1", "no number": "../../etc"} {
+		t.Run(name, func(t *testing.T) {
+			s := newSteam(t, newWorld(t))
+			s.update(map[string]string{"left4dead2/b": "2"})
+			s.lost(func(db string) {
+				for _, end := range []string{"", "-wal", "-shm", ".backup"} {
+					os.Remove(db + end)
+				}
+				os.Remove(filepath.Join(s.root, "state/game/.base-2"))
+				if link != "" {
+					s.link(link, "state/game/.base-2")
+				}
+				os.RemoveAll(filepath.Join(s.root, "state/game/1"))
+			})
+			s.repairAll(JobFailed)
+			if s.GameRevision() != 0 || !s.exists("state/game/2/left4dead2/b") {
+				t.Errorf("revision %d is the game", s.GameRevision())
+			}
+		})
+	}
+}
+
+// Whoever collects while an installation gives its revision a name leaves what tells its base.
+func TestACollectLeavesTheBaseOfWhatIsBeingPublished(t *testing.T) {
+	s := newSteam(t, newWorld(t))
+	s.mkdir("state/game/.import-2")
+	for _, r := range []store.Revision{{ID: 2, Base: 1}, {ID: 3, Base: 1}} {
+		if err := s.noteBase(r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.tidyBases(); err != nil {
+		t.Fatal(err)
+	}
+	if _, noted := s.notedBase(2); !noted || s.exists("state/game/.base-3") {
+		t.Error("of those at work and of those gone the wrong one is left")
+	}
+}
+
+// What an administrator has put beside the revisions is neither published nor removed.
+func TestAStrangersRevisionIsLeftAlone(t *testing.T) {
+	s := newSteam(t, newWorld(t))
+	s.write("state/game/2/mine", nil)
+	s.update(map[string]string{"left4dead2/b": "2"})
+	if got := s.lower(); !slices.Equal(got, []string{"game/3", "game/1"}) || !s.exists("state/game/2/mine") {
+		t.Errorf("the next start mounts %q", got)
+	}
+}
+
+// A number that comes again would make what was downloaded lie over other files.
+func TestTheNumberOfADownloadsBaseDoesNotComeAgain(t *testing.T) {
+	s := newSteam(t, newWorld(t))
+	s.update(map[string]string{"left4dead2/b": "2"})
+	s.failure = "SteamCMD failed: no connection"
+	s.build++
+	s.install(ModeUpdate, JobFailed)
+	s.lost(func(db string) {
+		for _, end := range []string{"", "-wal", "-shm", ".backup"} {
+			os.Remove(db + end)
+		}
+		os.RemoveAll(filepath.Join(s.root, "state/game/2"))
+	})
+	if next, err := s.Store.AddRevision(store.Game, 0, 1); err != nil || next != 3 {
+		t.Errorf("%d, %v", next, err)
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/coreos/go-systemd/v22/unit"
+	"golang.org/x/sys/unix"
 )
 
 // Settings are what left4d.conf(5) says; the zero value of none of them means anything, see defaultSettings.
@@ -90,7 +91,7 @@ func (d *Daemon) settings() (Settings, error) {
 	if d.SettingsPath == "" {
 		return defaultSettings(), nil
 	}
-	f, err := os.Open(d.SettingsPath)
+	f, err := os.OpenFile(d.SettingsPath, os.O_RDONLY|unix.O_NONBLOCK, 0) // nobody waits for a FIFO's other end
 	if errors.Is(err, fs.ErrNotExist) {
 		return defaultSettings(), nil
 	}

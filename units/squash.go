@@ -17,7 +17,7 @@ import (
 // Squashing makes one whole layer of some, as overlayfs puts them together. It shares all files with them.
 type Squashing struct {
 	Lower []string // as in a plan, highest first
-	Into  string   // where there is nothing yet, below game/ or overlays/ and with a name that no revision has
+	Into  string   // where nothing else is, below game/ or overlays/ and with a name that no revision has
 }
 
 // maxSquashing bounds the text of a Squashing.
@@ -68,8 +68,9 @@ func (l Layout) squash(ctx context.Context, q Squashing, note func(files, bytes 
 	if err != nil {
 		return err
 	}
-	if _, err := statBeneath(state, q.Into); err == nil {
-		return fmt.Errorf("%q is there already", q.Into)
+	// What an interrupted one has left.
+	if err := RemoveTree(state, q.Into); err != nil {
+		return err
 	}
 	into, err := fds.keep(MkdirAllBeneath(state, q.Into, 0o755, uid, gid))
 	if err != nil {
@@ -165,6 +166,16 @@ func (s *Systemd) Squash(ctx context.Context, program string, q Squashing, note 
 	question, err := json.Marshal(q)
 	if err != nil {
 		return err
+	}
+	// That of a left4d that was killed may still be at it, in the same place.
+	earlier, err := s.Running(ctx, "left4-squash-*.service")
+	if err != nil {
+		return err
+	}
+	for _, unit := range earlier {
+		if err := s.Stop(ctx, unit); err != nil {
+			return err
+		}
 	}
 	unit := fmt.Sprintf("left4-squash-%d-%d.service", os.Getpid(), inspections.Add(1))
 	err = s.askCopying(ctx, unit, squashProperties(program), question, workerStopTimeout, note)
