@@ -22,7 +22,7 @@ type maker struct {
 	saying string // stands before what the worker says of its progress
 	// once tells that a killed left4d that had not started the worker cannot be made up for: what it reads is lost.
 	once bool
-	// bound is how much the staging directory may come to hold; where it is set, some room is left for the servers, too.
+	// bound is how much the staging directory may come to hold, nothing = as much as there is room for beside the servers.
 	bound units.Usage
 	// worker prepares where the worker is to work, and says how it is run; the rest of it is filled in. It may have
 	// been called before for the same revision.
@@ -203,8 +203,9 @@ func (d *Daemon) runWorker(ctx context.Context, j *job, r *store.Revision, m mak
 			return status.Report{}, err
 		}
 	}
+	dir := d.layerPath(r.Overlay, importPrefix+revisionName(r.ID))
 	if m.bound == (units.Usage{}) {
-		return d.followWorker(ctx, j, m.saying)
+		dir = d.Layout.State // it may write elsewhere there
 	}
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
@@ -212,7 +213,7 @@ func (d *Daemon) runWorker(ctx context.Context, j *job, r *store.Revision, m mak
 	guarding.Add(1)
 	go func() {
 		defer guarding.Done()
-		d.guard(ctx, d.layerPath(r.Overlay, importPrefix+revisionName(r.ID)), m.bound, end)
+		d.guard(ctx, dir, m.bound, end)
 	}()
 	report, err := d.followWorker(ctx, j, m.saying)
 	end(nil)
