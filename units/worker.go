@@ -60,11 +60,11 @@ type Box struct {
 
 // Boxes of the workers of left4d.
 var (
-	BoxImport = Box{Memory: 2 << 30, Tasks: 64}
+	BoxImport = Box{Memory: 2 << 30, Tasks: 64, CPUs: 2}
 	// BoxDownload is for our own program, which is careful about what it gets.
-	BoxDownload = Box{Network: true, Memory: 1 << 30, Tasks: 64}
+	BoxDownload = Box{Network: true, Memory: 1 << 30, Tasks: 64, CPUs: 2}
 	// BoxInstall is for SteamCMD: a 32-bit program that updates itself where it lies.
-	BoxInstall = Box{Network: true, Foreign: true, Temp: "256M", Memory: 4 << 30, Tasks: 256}
+	BoxInstall = Box{Network: true, Foreign: true, Temp: "256M", Memory: 4 << 30, Tasks: 256, CPUs: 2}
 	// BoxScript is for what the owner of an overlay has written. /tmp counts as memory.
 	BoxScript = Box{Network: true, Foreign: true, Shut: true, Alone: true, Temp: "1G", Memory: 4 << 30, Tasks: 512, CPUs: 2}
 )
