@@ -79,6 +79,7 @@ func TestEveryMemberHasBothExamples(t *testing.T) {
 	for name, i := range read(t).interfaces {
 		path := " " + objects[name] + " "
 		for _, m := range i.Methods {
+			path := " " + objectOf(name, m.Name) + " "
 			check(name+"."+m.Name+" by busctl", has("busctl call me.left4"+path+name+" "+m.Name+" "))
 			check(name+"."+m.Name+" by gdbus", has("gdbus call", "-o"+path, "-m "+name+"."+m.Name+" "))
 		}

@@ -22,13 +22,30 @@ var objects = map[string]string{
 	names.Peer:           "/me/left4",
 }
 
+// others are the objects of those members that speak to another one of their interface.
+var others = map[string]string{
+	names.Overlay + ".Build":     "/me/left4/overlay/tweaks",
+	names.Overlay + ".ListItems": "/me/left4/overlay/maps",
+}
+
+// objectOf is the object that the example of a member speaks to.
+func objectOf(iface, member string) string {
+	if other := others[iface+"."+member]; other != "" {
+		return other
+	}
+	return objects[iface]
+}
+
 // samples are the arguments of examples. A key is the end of an argument's full name, interface.Method.argument, and the
 // longest one that fits is taken.
 var samples = map[string]any{
 	".name":                 "versus-1",
 	"Blueprint.name":        "versus",
 	"Overlay.name":          "sourcemod",
-	".type":                 "files",
+	"CreateOverlay.name":    "tweaks",
+	"BuildOverlay.name":     "tweaks",
+	"UpdateOverlay.name":    "maps",
+	".type":                 "script",
 	"UpdateOverlay.type":    "",
 	".id":                   uint32(12),
 	".key":                  "rcon_password",
@@ -37,7 +54,7 @@ var samples = map[string]any{
 	".path":                 "left4dead2/cfg/server.cfg",
 	"ListFiles.path":        "left4dead2/cfg",
 	"Overlay.stream":        stream("sourcemod.tar"),
-	"Overlay.Import.stream": stream("sourcemod.tar"),
+	"Overlay.Import.stream": stream("deadline.vpk"),
 	"Game.stream":           stream("game.tar"),
 	".interface_name":       names.Instance,
 	".property_name":        "Label",
@@ -48,13 +65,17 @@ var samples = map[string]any{
 	"CreateBlueprint.config":  dict{{"overlays", [][2]string{{"sourcemod", "*"}}}, {"config", []string{"sv_cheats 0"}}},
 	"Blueprint.config":        dict{{"config", []string{"sv_cheats 0", "sv_gametypes versus"}}},
 	"Blueprint.Update.config": dict{{"config", []string{"sv_cheats 0", "sv_gametypes versus"}}},
-	"Overlay.config":          dict{{"keep", uint32(2)}},
+	"CreateOverlay.config":    dict{{"script", "mkdir -p left4dead2/cfg; echo sv_cheats 0 >left4dead2/cfg/server.cfg"}},
+	"UpdateOverlay.config":    dict{{"items", []string{"1001", "https://steamcommunity.com/sharedfiles/filedetails/?id=2001"}}, {"keep", uint32(2)}},
 
 	".options":                  dict{},
 	"StartInstance.options":     dict{{"timeout", uint64(180_000_000)}},
 	"ConfigureInstance.options": dict{{"new_rcon_password", true}},
 	"Overlay.Update.options":    dict{{"revision", uint32(1)}},
 	"ImportOverlay.options":     dict{{"merge", true}, {"into", "left4dead2"}},
+	"Overlay.Import.options":    dict{{"filename", "deadline.vpk"}},
+	"BuildOverlay.options":      dict{{"on_top", true}},
+	"InstallGame.options":       dict{{"mode", "check"}},
 
 	".problems":            []string{"orphaned-instance/versus-1"},
 	".filter":              dict{},
@@ -66,9 +87,7 @@ var samples = map[string]any{
 
 // refusals are the methods whose example shows how they are refused: the error, and why.
 var refusals = map[string]string{
-	names.Manager + ".BuildOverlay": "InvalidArgument: the files of this type are imported",
-	names.Overlay + ".Build":        "InvalidArgument: the files of this type are imported",
-	names.Properties + ".Set":       "PropertyReadOnly: see Configure",
+	names.Properties + ".Set": "PropertyReadOnly: see Configure",
 }
 
 // Values of samples, beside those of Go. Their types on the bus are s, b, q, u, t, as, a(ss), a{sv}, v and h.
@@ -221,7 +240,7 @@ func (m *source) examples(name string) (string, error) {
 			title += " (" + why + ")"
 		}
 		b.WriteString("# " + title + "\n")
-		text, err := callExamples(name, path, method)
+		text, err := callExamples(name, objectOf(name, method.Name), method)
 		if err != nil {
 			return "", err
 		}

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/godbus/dbus/v5"
+
+	"left4.me/left4/test/steam"
 )
 
 // example is a command of the manual page me.left4(5), as a reader copies it.
@@ -87,9 +89,12 @@ func (p play) make(level int) {
 	p.t.Helper()
 	p.ctl("delete", "versus-1")
 	p.ctl("blueprint", "delete", "versus")
-	p.ctl("overlay", "delete", "sourcemod")
+	p.ctl("overlay", "delete", "sourcemod", "tweaks", "maps")
 	for at, commands := range [][][]string{
-		anOverlay:  {{"overlay", "create", "sourcemod"}, {"overlay", "import", "sourcemod", "/root/examples/sourcemod.tar"}},
+		anOverlay: {
+			{"overlay", "create", "sourcemod"}, {"overlay", "import", "sourcemod", "/root/examples/sourcemod.tar"},
+			{"overlay", "create", "tweaks", "--script", "/root/examples/tweaks.sh"}, {"overlay", "create", "maps", "items=1001"},
+		},
 		aBlueprint: {{"blueprint", "create", "versus", "--overlay", "sourcemod:*"}},
 		anInstance: {{"create", "versus-1", "--blueprint", "versus", "--port", "27020"}},
 	} {
@@ -107,7 +112,9 @@ var spoils = regexp.MustCompile(`^(Create|Delete|Import|Update)`)
 func TestEveryExampleOfTheManual(t *testing.T) {
 	eachPlay(t, func(t *testing.T, p play) {
 		p.Run(t, "sh", "-ec", `mkdir -p /root/examples/sm/left4dead2/cfg; cd /root/examples
-			echo sv_cheats 0 >sm/left4dead2/cfg/server.cfg; tar -C sm -cf sourcemod.tar .; tar -C /root/game -cf game.tar .`)
+			echo 'date >built' >tweaks.sh; echo sv_cheats 0 >sm/left4dead2/cfg/server.cfg; tar -C sm -cf sourcemod.tar .; tar -C /root/game -cf game.tar .`)
+		p.bringFile(addon(map[string]string{"missions/deadline.txt": "x"}), "/root/examples/deadline.vpk")
+		p.BringSteam(t, "/root/game").Set(t, func(w *steam.World) { w.Game.Build = "1" })
 		version, err := strconv.Atoi(regexp.MustCompile(`\d+`).FindString(p.Run(t, "systemctl", "--version")))
 		if err != nil {
 			t.Fatal(err)
