@@ -57,7 +57,7 @@ b" "left4dead2/$(printf '\377\033[31m')"`, ""},
 			p.ctl("create", "b")
 			p.ctl("start", "b")
 			p.ready(27016)
-			p.ctl("delete", "--yes", "b")
+			p.ctl("delete", "b")
 			if p.revisionPrint(now) != before {
 				t.Errorf("%s: revision %s changes", c.name, now)
 			}
