@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"left4.me/left4/daemon/store"
+	"left4.me/left4/daemon/worker/order"
 	"left4.me/left4/daemon/worker/status"
 	"left4.me/left4/units"
 )
@@ -35,7 +36,7 @@ type maker struct {
 	// may have been called before and interrupted.
 	take func(ctx context.Context, r *store.Revision, report status.Report) (made, error)
 	// undo removes what worker made and what is not in the staging directory; it is called at each end. nil = nothing.
-	undo func(ctx context.Context, published bool) error
+	undo func(ctx context.Context, err error) error
 }
 
 // made is a complete directory that is to be a revision.
@@ -43,6 +44,9 @@ type made struct {
 	dir  string
 	over *uint32 // the revision that must still be the current one, nil = any
 }
+
+// spoiledError is that of a worker that will do no better with what it has made so far.
+type spoiledError struct{ error }
 
 // upToDateError ends a job that found nothing to do, with success.
 type upToDateError struct{ status string }
@@ -77,7 +81,7 @@ func (d *Daemon) makeRevision(ctx context.Context, j *job, m maker) error {
 		// The worker goes on; the next left4d takes it up.
 		return err
 	}
-	if undo := d.endMaking(r, m, err == nil); undo != nil {
+	if undo := d.endMaking(r, m, err); undo != nil {
 		d.Log.Warn("cannot clean up after a build", "job", j.ID, "error", undo)
 	}
 	var upToDate *upToDateError
@@ -287,7 +291,11 @@ func (d *Daemon) followWorker(ctx context.Context, j *job, saying string) (statu
 			// What it says of it is then that it was told to end.
 			ended := s.Result == "oom-kill" || s.Result == "timeout"
 			if report.Failed != "" && !ended {
-				return report, errors.New(report.Failed)
+				err := errors.New(report.Failed)
+				if s.ExecMainCode == cldExited && s.ExecMainStatus == order.Spoiled {
+					err = &spoiledError{err}
+				}
+				return report, err
 			}
 			return report, errors.New(workerEnd(s))
 		case !s.Loaded || s.Active == "inactive":
@@ -335,15 +343,15 @@ func (d *Daemon) giveDir(dir string) error {
 	return errors.Join(os.Chmod(dir, 0o755), os.Chown(dir, uid, gid))
 }
 
-// endMaking stops the worker's unit and, unless its work was published, removes what it made.
-func (d *Daemon) endMaking(r store.Revision, m maker, published bool) error {
+// endMaking stops the worker's unit and, if its work was not published because of failed, removes what it made.
+func (d *Daemon) endMaking(r store.Revision, m maker, failed error) error {
 	ctx, cancel := context.WithTimeout(d.ctx, undoTime)
 	defer cancel()
 	err := errors.Join(d.endWorker(ctx, r.Job), d.removeStaging(r))
 	if m.undo != nil {
-		err = errors.Join(err, m.undo(ctx, published))
+		err = errors.Join(err, m.undo(ctx, failed))
 	}
-	if published {
+	if failed == nil {
 		return err
 	}
 	// In place, but the database did not take it.

@@ -323,7 +323,7 @@ func (d *Daemon) installWorker(ctx context.Context, j *job, r *store.Revision) (
 	}
 	// Not while it is found out which revisions nobody needs: from here on the plan holds them.
 	d.plans.RLock()
-	base, err := d.prepareInstall(ctx)
+	base, err := d.prepareInstall(ctx, what.Validate)
 	d.plans.RUnlock()
 	if err != nil {
 		return w, err
@@ -340,8 +340,9 @@ func (d *Daemon) installWorker(ctx context.Context, j *job, r *store.Revision) (
 	return w, nil
 }
 
-// prepareInstall makes what the worker is to work on of the current revision, and returns that.
-func (d *Daemon) prepareInstall(ctx context.Context) (base uint32, err error) {
+// prepareInstall makes what the worker is to work on of the current revision, and returns that. Afresh is without what a failed
+// installation has left.
+func (d *Daemon) prepareInstall(ctx context.Context, afresh bool) (base uint32, err error) {
 	if err := d.unmountInstall(ctx); err != nil {
 		return 0, err
 	}
@@ -359,7 +360,7 @@ func (d *Daemon) prepareInstall(ctx context.Context) (base uint32, err error) {
 	switch {
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return 0, err
-	case !slices.Equal(plan.Lower, layers):
+	case afresh, !slices.Equal(plan.Lower, layers):
 		// What was downloaded over other files is of no use.
 		if err := d.removeInstall(); err != nil {
 			return 0, err
@@ -505,10 +506,11 @@ func (d *Daemon) tidyBases() error {
 	return err
 }
 
-// endInstall leaves what a failed installation has downloaded for the next one.
-func (d *Daemon) endInstall(ctx context.Context, published bool) error {
+// endInstall leaves what a failed installation has downloaded for the next one, unless it is of no use.
+func (d *Daemon) endInstall(ctx context.Context, failed error) error {
 	err := d.unmountInstall(ctx)
-	if published {
+	var spoiled *spoiledError
+	if failed == nil || errors.As(failed, &spoiled) {
 		err = errors.Join(err, d.removeInstall())
 	}
 	return err

@@ -24,6 +24,7 @@ type steam struct {
 	files   map[string]string // that the build has and the last one has not
 	orders  []order.Install
 	failure string // the worker's, after it has written the files
+	spoiled bool   // by which it says that they are the cause
 }
 
 func newSteam(t *testing.T, w *world) *steam {
@@ -60,7 +61,11 @@ func (s *steam) work(w units.Worker) units.State {
 		s.write("state/runtime/_game/upper/steamapps/appmanifest_222860.acf", []byte(fmt.Sprint(len(s.orders))))
 	}
 	if s.failure != "" {
-		return units.State{Active: "failed", StatusText: status.Error(s.failure)}
+		end := units.State{Active: "failed", StatusText: status.Error(s.failure), ExecMainCode: cldExited, ExecMainStatus: 1}
+		if s.spoiled {
+			end.ExecMainStatus = order.Spoiled
+		}
+		return end
 	}
 	return units.State{Active: "active", Sub: "exited", StatusText: status.Done(int64(len(s.files)), 7, note)}
 }
@@ -428,5 +433,21 @@ func TestTheNumberOfADownloadsBaseDoesNotComeAgain(t *testing.T) {
 	})
 	if next, err := s.Store.AddRevision(store.Game, 0, 1); err != nil || next != 3 {
 		t.Errorf("%d, %v", next, err)
+	}
+}
+
+// What no other try could mend is not kept for one; and validate begins anew in any case.
+func TestWhatASpoiledInstallationHasLeftGoes(t *testing.T) {
+	s := newSteam(t, newWorld(t))
+	s.files, s.failure, s.spoiled = map[string]string{"left4dead2/fifo": ""}, `"left4dead2/fifo": it is neither a file nor a directory nor a link`, true
+	if j := s.install(ModeInstall, JobFailed); !strings.Contains(j.Cause, s.failure) || s.exists("state/runtime/_game") || s.exists("state/instances/_game") {
+		t.Errorf("%q, and it is kept", j.Cause)
+	}
+	s.failure, s.spoiled = "SteamCMD failed: the disk cannot be written to", false
+	s.install(ModeUpdate, JobFailed)
+	s.files, s.failure = map[string]string{"left4dead2/c": "3"}, ""
+	s.install(ModeValidate, JobDone)
+	if now := layerName(store.Game, s.GameRevision()); s.exists("state/"+now+"/left4dead2/fifo") || !s.exists("state/"+now+"/left4dead2/c") {
+		t.Error("validate has used it")
 	}
 }

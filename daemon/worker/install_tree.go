@@ -120,6 +120,9 @@ func (in *installer) finish(steam, note string) (outcome, error) {
 		}
 	}
 	if err := in.look(); err != nil {
+		if in.ctx.Err() == nil {
+			err = spoiledError{err}
+		}
 		return outcome{}, err
 	}
 	for _, name := range programs {

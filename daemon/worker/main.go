@@ -27,7 +27,7 @@
 // standard input says.
 //
 // It tells how far it is, and the error or the result, in the form of package status. It exits with 0 when all is on the
-// disk, 1 on failure, 2 when used wrongly.
+// disk, 1 on failure, 2 when used wrongly, and order.Spoiled when it failed for what lies in the working directory.
 package main
 
 import (
@@ -44,6 +44,7 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/sys/unix"
 
+	"left4.me/left4/daemon/worker/order"
 	"left4.me/left4/daemon/worker/status"
 	"left4.me/left4/units"
 )
@@ -86,6 +87,9 @@ type command struct {
 
 type usageError struct{ error }
 
+// spoiledError is one that comes back as long as the working directory holds what it does.
+type spoiledError struct{ error }
+
 var commands = map[string]command{
 	"import":   {"ARCHIVE", "import", importArchive},
 	"install":  {"ORDER.json", "install the game", installGame},
@@ -114,6 +118,10 @@ func run(args []string, getenv func(string) string, stdin io.Reader, stderr io.W
 		reason := strings.ReplaceAll(err.Error(), "\n", "; ")
 		fmt.Fprintf(stderr, "left4-worker: cannot %s: %s\n", commands[args[0]].what, reason)
 		w.note(status.Error(reason))
+		var spoiled spoiledError
+		if errors.As(err, &spoiled) {
+			return order.Spoiled
+		}
 		return 1
 	}
 	w.note(status.Done(made.files, made.bytes, made.note))

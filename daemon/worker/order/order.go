@@ -18,6 +18,8 @@ const (
 	Max = 8 << 20
 	// ResultName is the file in the working directory of a worker that builds a workshop overlay.
 	ResultName = "result.json"
+	// Spoiled is the exit status of a worker that another try with the same files in the working directory would fail, too.
+	Spoiled = 3
 )
 
 // Install has a worker install or update the game in its working directory, which holds the files of the game so far.
