@@ -37,6 +37,8 @@ type Findings struct {
 const (
 	maxInspection = 1 << 20  // bytes: 500 layers and a path
 	maxFindings   = 32 << 20 // bytes: Max changes, and the longest paths
+	// MaxAnswer is how much a worker may answer with, in bytes: it is all in the memory of who has asked, and others wrote what it is about.
+	MaxAnswer = 2 << 20
 
 	inspectTimeout = 2 * time.Minute
 	overlayMemory  = 256 << 20 // bytes
@@ -128,6 +130,11 @@ func (s *Systemd) inspect(ctx context.Context, program string, q Inspection) (f 
 // ask runs left4-overlay in a unit, with a question as its standard input, and has read take its standard output. When that fails the unit is
 // stopped, and its end is waited for as long as stop.
 func (s *Systemd) ask(ctx context.Context, unit string, properties []property, question []byte, stop time.Duration, read func(*json.Decoder) error) error {
+	return s.askBriefly(ctx, unit, properties, question, maxFindings, stop, read)
+}
+
+// askBriefly is ask for an answer of at most so many bytes.
+func (s *Systemd) askBriefly(ctx context.Context, unit string, properties []property, question []byte, most int64, stop time.Duration, read func(*json.Decoder) error) error {
 	in, err := memoryFile(question)
 	if err != nil {
 		return err
@@ -147,7 +154,7 @@ func (s *Systemd) ask(ctx context.Context, unit string, properties []property, q
 	// It may wait for us to read, so its end is not waited for. The reading ends with the answer, or when it has ended without one.
 	late := context.AfterFunc(ctx, func() { answer.Close() })
 	defer late()
-	if err := read(json.NewDecoder(io.LimitReader(answer, maxFindings))); err != nil {
+	if err := read(json.NewDecoder(io.LimitReader(answer, most))); err != nil {
 		// Also when it is the caller who has gone.
 		stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), stop)
 		defer cancel()
@@ -162,13 +169,13 @@ func (s *Systemd) ask(ctx context.Context, unit string, properties []property, q
 
 var errNoAnswer = errors.New("left4-overlay gave no answer; journalctl -t left4-overlay may tell why")
 
-// Consult has a worker, of which Command, Readable, Order and User count, read its order and answer with one JSON text on its standard
-// output. It can write to nothing and reach nothing: what it reads there may be hostile, and take it over.
+// Consult has a worker, of which Command, Readable, Order and User count, read its order and answer with one JSON text of at
+// most MaxAnswer bytes on its standard output. It can write to nothing and reach nothing: what it reads there may be hostile, and take it over.
 func (s *Systemd) Consult(ctx context.Context, w Worker, answer any) error {
 	ctx, cancel := context.WithTimeout(ctx, inspectTimeout)
 	defer cancel()
 	unit := fmt.Sprintf("left4-consult-%d-%d.service", os.Getpid(), inspections.Add(1))
-	err := s.ask(ctx, unit, w.consultProperties(), w.Order, workerStopTimeout, func(d *json.Decoder) error { return d.Decode(answer) })
+	err := s.askBriefly(ctx, unit, w.consultProperties(), w.Order, MaxAnswer, workerStopTimeout, func(d *json.Decoder) error { return d.Decode(answer) })
 	if errors.Is(err, errNoAnswer) {
 		name := filepath.Base(w.Command[0])
 		err = fmt.Errorf("%s gave no answer; journalctl -t %s may tell why", name, name)

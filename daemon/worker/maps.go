@@ -38,6 +38,8 @@ const (
 	maxMapName   = 200    // bytes, of titles and modes too
 	maxUnread    = 100
 	maxMapsFound = 100_000
+	// maxMapsText is how long an answer is, in bytes, without what could not be read: that is at most as much again.
+	maxMapsText = units.MaxAnswer / 2
 )
 
 // finder looks for maps.
@@ -332,8 +334,12 @@ func (f *finder) answer(most int) order.MapsResult {
 		return cmp.Or(strings.Compare(a.title, b.title), cmp.Compare(a.Layer, b.Layer), strings.Compare(a.File, b.File))
 	})
 	named := map[string]bool{}
+	size := 0
 	add := func(m order.Map) {
-		if len(f.result.Maps) >= most {
+		if text, err := json.Marshal(m); err == nil && size <= maxMapsText {
+			size += len(text) + 1
+		}
+		if len(f.result.Maps) >= most || size > maxMapsText {
 			f.result.More = true
 			return
 		}

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"left4.me/left4/daemon/worker/order"
+	"left4.me/left4/units"
 )
 
 // layersOf makes a directory for each layer, with these files.
@@ -231,5 +232,32 @@ there|||0|left4dead2/addons/lost_dir.vpk
 	}
 	if !got.More || total > maxMapsFound {
 		t.Errorf("%d were found, more %v", total, got.More)
+	}
+
+	// Nor do long ones: all of the answer is in the memory of left4d.
+	mode := strings.Repeat("<", maxMapName) // six bytes each as JSON
+	b.Reset()
+	b.WriteString("mission { modes {")
+	for n := range 20 {
+		fmt.Fprintf(&b, "%d%s { 1 { Map first } 2 { Map %s } }", n, mode[:maxMapName-2], mode)
+	}
+	b.WriteString("}}")
+	for n := range 500 {
+		many[fmt.Sprintf("left4dead2/missions/%d.txt", n)] = b.String()
+	}
+	for n := range maxUnread {
+		many["left4dead2/addons/"+strings.Repeat("\n", 240)+fmt.Sprintf("%d.vpk", n)] = mode
+	}
+	question, err := json.Marshal(order.Maps{Layers: layersOf(t, many), Most: 5000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	if _, err := listMaps(&worker{stdin: bytes.NewReader(question), stdout: &out}); err != nil {
+		t.Fatal(err)
+	}
+	got = order.MapsResult{}
+	if err := json.Unmarshal(out.Bytes(), &got); err != nil || out.Len() > units.MaxAnswer || !got.More || len(got.Maps) < 20 || len(got.Unread) != maxUnread {
+		t.Errorf("an answer of %d bytes: %d maps, %d unread, more %v, %v", out.Len(), len(got.Maps), len(got.Unread), got.More, err)
 	}
 }

@@ -2,6 +2,7 @@ package ring
 
 import (
 	"bytes"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -84,6 +85,25 @@ func TestMaps(t *testing.T) {
 		r := p.Try("left4ctl", "maps", "hostile")
 		if r.Code != 0 || !strings.Contains(r.Out, "fine") || unsafe(r.Out+r.Err) || !strings.Contains(r.Err, "tree.vpk of hostile: the directory of the VPK file has more than 64 MiB") || !strings.Contains(r.Err, "blocks lie in more than 64 others") {
 			t.Errorf("%+v", r)
+		}
+		// Missions that say as much as they can, asked for by all who may at a time: left4d stays small.
+		hostile = map[string]string{}
+		var long strings.Builder
+		long.WriteString("mission { modes {")
+		for n := range 20 {
+			fmt.Fprintf(&long, "%d%s { 1 { Map %[2]s } 2 { Map second } }", n, strings.Repeat("<", 198))
+		}
+		long.WriteString("}}")
+		for n := range 2000 {
+			hostile[fmt.Sprintf("left4dead2/missions/%d.txt", n)] = long.String()
+		}
+		p.layer("long", hostile)
+		p.forgetPeak("left4d.service")
+		if r := p.Try("sh", "-c", `for n in 1 2 3 4; do left4ctl maps long --json >/dev/null 2>"/root/maps-$n" & pids="$pids $!"; done; for pid in $pids; do wait $pid || echo failed; done; cat /root/maps-*`); strings.Contains(r.Out, "failed") || !strings.Contains(r.Out, "there are more than are shown") {
+			t.Errorf("%+v", r)
+		}
+		if peak := p.peak("left4d.service"); peak >= 64<<10 {
+			t.Errorf("left4d had %d KiB", peak)
 		}
 		if left := p.Run(t, "systemctl", "list-units", "--all", "--plain", "--no-legend", "left4-consult-*"); left != "" {
 			t.Errorf("units are left: %s", left)

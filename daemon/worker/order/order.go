@@ -113,9 +113,29 @@ type Unread struct {
 
 // MapsResult is what there is of maps: those of a campaign together, in its order, then those of none.
 type MapsResult struct {
-	Maps   []Map
-	Unread []Unread
+	Maps   list[Map]
+	Unread list[Unread]
 	More   bool // there are more maps than were asked for
+}
+
+// list is read up to listMax elements: an empty one takes more memory than its text by far.
+type list[T any] []T
+
+const listMax = 20_000
+
+func (l *list[T]) UnmarshalJSON(text []byte) error {
+	d := json.NewDecoder(bytes.NewReader(text))
+	if begin, err := d.Token(); err != nil || begin != json.Delim('[') {
+		return err // null is an empty one
+	}
+	for d.More() && len(*l) < listMax {
+		var element T
+		if err := d.Decode(&element); err != nil {
+			return err
+		}
+		*l = append(*l, element)
+	}
+	return nil
 }
 
 // Read reads one JSON text into v, which knows all of it.

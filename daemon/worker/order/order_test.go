@@ -47,3 +47,11 @@ func FuzzWorkshopResult(f *testing.F) {
 		}
 	})
 }
+
+func TestListsAreBounded(t *testing.T) {
+	text := `{"Maps": [` + strings.Repeat("{},", 2*listMax) + `{}], "Unread": null, "More": true}`
+	var r MapsResult
+	if err := json.Unmarshal([]byte(text), &r); err != nil || len(r.Maps) != listMax || len(r.Unread) != 0 || !r.More {
+		t.Errorf("%d maps, %d unread, more %v, %v", len(r.Maps), len(r.Unread), r.More, err)
+	}
+}
