@@ -22,8 +22,8 @@ type maker struct {
 	saying string // stands before what the worker says of its progress
 	// once tells that a killed left4d that had not started the worker cannot be made up for: what it reads is lost.
 	once bool
-	// bound is how much the directory where the worker writes may come to hold; where it is set, some room is left for the
-	// servers, too.
+	// bound is how much the directory where the worker writes may come to hold, nothing = as much as there is room for beside
+	// the servers.
 	bound units.Usage
 	dir   string // that directory, "" = the staging one
 	// worker prepares where the worker is to work, and says how it is run; the rest of it is filled in. It may have
@@ -214,9 +214,6 @@ func (d *Daemon) runWorker(ctx context.Context, j *job, r *store.Revision, m mak
 		if err := d.startWorker(ctx, j, w, m.verb); err != nil {
 			return status.Report{}, err
 		}
-	}
-	if m.bound == (units.Usage{}) {
-		return d.followWorker(ctx, j, m.saying)
 	}
 	dir := m.dir
 	if dir == "" {

@@ -16,12 +16,13 @@ const (
 	// be what keeps the disk busy.
 	guardEvery = 2 * time.Second
 	guardShare = 20 // a look takes at most one such part of the time
-	// reservePart of a file system, and not more than reserveMax, is for the servers and the database.
-	reservePart = 20
-	reserveMax  = 2 << 30
+	// reservePart of a file system, and not more than reserveMax, is for the servers and the database. What is bound in what it writes is
+	// code of somebody's and quick to fill a disk; our own worker leaves more by itself than is asked of it here.
+	reservePart, reservePartOwn = 20, 100
+	reserveMax, reserveMaxOwn   = 2 << 30, 256 << 20
 )
 
-// guard ends a context with its cause when the directory holds more than bound, or nearly nothing is left on its file system: that is seen
+// guard ends a context with its cause when the directory holds more than bound, which is nothing where any size is allowed, or nearly nothing is left on its file system: that is seen
 // of holes that are filled and of files without a name, too. It returns when the context is over.
 func (d *Daemon) guard(ctx context.Context, dir string, bound units.Usage, end context.CancelCauseFunc) {
 	clock := time.NewTimer(0)
@@ -55,10 +56,14 @@ func overfull(ctx context.Context, path string, bound units.Usage) error {
 	if err := unix.Fstatfs(dir, &fs); err != nil {
 		return fmt.Errorf("it cannot be seen what it has written: %w", err)
 	}
-	if size := uint64(fs.Frsize); fs.Blocks > 0 && fs.Bavail*size < min(fs.Blocks*size/reservePart, reserveMax) {
+	part, most := uint64(reservePart), uint64(reserveMax)
+	if bound == (units.Usage{}) {
+		part, most = reservePartOwn, reserveMaxOwn
+	}
+	if size := uint64(fs.Frsize); fs.Blocks > 0 && fs.Bavail*size < min(fs.Blocks*size/part, most) {
 		return errors.New("the disk is nearly full, and the rest of it is for the servers")
 	}
-	if fs.Files > 0 && fs.Ffree < fs.Files/reservePart {
+	if fs.Files > 0 && fs.Ffree < fs.Files/part {
 		return errors.New("the disk has hardly room for another file, and the rest of it is for the servers")
 	}
 	if bound == (units.Usage{}) {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"slices"
 	"strings"
@@ -351,6 +352,9 @@ func (im *importer) file(path string, h *tar.Header, data io.Reader) error {
 	if err != nil {
 		return err
 	}
+	if err := hasRoom(dir); err != nil {
+		return err
+	}
 	fd, err := units.OpenBeneath(dir, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o600)
 	if err != nil {
 		return err
@@ -382,6 +386,9 @@ func (im *importer) file(path string, h *tar.Header, data io.Reader) error {
 func (im *importer) content(fd int, data io.Reader) error {
 	for at := int64(0); ; {
 		n, err := fill(data, im.buf)
+		if full := hasRoom(fd); full != nil {
+			return full
+		}
 		for rest := im.buf[:n]; len(rest) > 0; {
 			part := rest[:min(hole, len(rest))]
 			rest = rest[len(part):]
@@ -401,6 +408,33 @@ func (im *importer) content(fd int, data io.Reader) error {
 		}
 		im.progress()
 	}
+}
+
+const (
+	// reservePart of a file system, and not more than reserveMax, is left alone: servers and the database write there, too.
+	reservePart = 50
+	reserveMax  = 512 << 20
+)
+
+// hasRoom is as good as full when only the reserve is left on the file system of what is open as fd.
+func hasRoom(fd int) error {
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(fd, &fs); err != nil {
+		return err
+	}
+	if free(fs) <= 0 || fs.Files > 0 && fs.Ffree < fs.Files/reservePart {
+		return unix.ENOSPC
+	}
+	return nil
+}
+
+// free are the bytes that may be written.
+func free(fs unix.Statfs_t) int64 {
+	if fs.Blocks == 0 {
+		return math.MaxInt64 // it does not tell
+	}
+	size := fs.Frsize
+	return int64(fs.Bavail)*size - min(int64(fs.Blocks)*size/reservePart, reserveMax)
 }
 
 // fill is io.ReadFull that leaves the reader's error as it is, so that an end can be told from a cut.

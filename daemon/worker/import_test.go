@@ -634,6 +634,7 @@ func TestDiskFull(t *testing.T) {
 		want    string
 	}{
 		"no room":      {"size=1m", archive(t, file("a", "1"), file("b", strings.Repeat("x", 2<<20))), "disk full after 1 files, "},
+		"the reserve":  {"size=64m", archive(t, file("a", strings.Repeat("x", 70<<20))), "disk full after 0 files, "},
 		"no inodes":    {"nr_inodes=5", archive(t, file("a", ""), file("b", ""), file("c", ""), file("d", "")), "disk full after 3 files, 0 bytes"},
 		"no directory": {"nr_inodes=4", archive(t, file("a/b/c/d", "")), "disk full after 0 files, 0 bytes"},
 	} {
@@ -648,6 +649,11 @@ func TestDiskFull(t *testing.T) {
 		err = (&importer{note: func(string) {}}).unpack(fd, bytes.NewReader(c.archive))
 		if err == nil || !strings.HasPrefix(err.Error(), c.want) {
 			t.Errorf("%s: got %v, want %s", what, err, c.want)
+		}
+		// Others write there, too.
+		var fs unix.Statfs_t
+		if err := unix.Fstatfs(fd, &fs); err != nil || what == "the reserve" && fs.Bavail < fs.Blocks/(2*reservePart) {
+			t.Errorf("%s: %d of %d blocks are left, %v", what, fs.Bavail, fs.Blocks, err)
 		}
 		if err := errors.Join(unix.Close(fd), unix.Unmount(dir, 0)); err != nil {
 			t.Fatal(err)

@@ -338,8 +338,8 @@ func (s *workshop) fetchAll(ctx context.Context, wanted []want) error {
 		return err
 	}
 	// Not to find out by filling it: servers write there, too.
-	if free := int64(fs.Bavail) * fs.Bsize; needed > free {
-		return fmt.Errorf("disk full: %d bytes are to be fetched, %d are free", needed, free)
+	if room := max(free(fs), 0); needed > room {
+		return fmt.Errorf("disk full: %d bytes are to be fetched, there is room for %d", needed, room)
 	}
 	queue := make(chan want)
 	var fetchers sync.WaitGroup

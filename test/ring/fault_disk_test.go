@@ -266,7 +266,7 @@ func TestFaultDisk(t *testing.T) {
 }
 
 // diskTold is how it is told. What SQLite cannot read any more it calls malformed; it is whole when the disk is.
-var diskTold = regexp.MustCompile(`(?i)no space left|disk (is )?full|read-?only|input/output error|disk I/O error|disk image is malformed`)
+var diskTold = regexp.MustCompile(`(?i)no space left|disk (is )?(nearly )?full|read-?only|input/output error|disk I/O error|disk image is malformed`)
 
 // serverFills lets a server itself write until there is no room: it plays on, and so does who runs beside it.
 func (p play) serverFills(t *testing.T) {

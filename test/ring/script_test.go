@@ -318,6 +318,15 @@ func TestAbuseScriptLimits(t *testing.T) {
 		fails("head -c 400M /dev/zero >big", "No space left on device|the disk is nearly full")
 		p.Run(t, "systemctl", "restart", "left4d")
 		fails("fallocate -l $(($(stat -fc '%a * %S' .) - 8000000)) big; exec 9<>big; rm big; sleep 1000", "the disk is nearly full")
+		// Nor does our own worker get it, where an archive has taken it over.
+		p.WriteFile(t, "/usr/libexec/left4/left4-worker", "#!/bin/bash\nfallocate -l $(($(stat -fc '%a * %S' .) - 1000000)) big\nsleep 1000\n", 0o755)
+		p.ctl("overlay", "create", "f")
+		if r := p.Try("left4ctl", "overlay", "import", "f", "/root/s.sh"); r.Code != 1 || !strings.Contains(r.Err, "cannot import overlay f: the disk is nearly full") {
+			t.Errorf("%+v", r)
+		}
+		if left := p.Run(t, "ls", "-A", "/var/lib/left4/overlays/2"); left != "1" {
+			t.Errorf("the import left %s", left)
+		}
 		report.Add(t, report.Row{
 			Table: "builders", Suite: p.Suite, Name: "scripts that take too much, or leave what has no place: refused or ended, with a cause",
 			Figures: []report.Figure{report.Count("scripts", rows)}, Goal: "each fails with its cause and leaves nothing", Met: !t.Failed(),
