@@ -49,6 +49,7 @@ type script struct {
 type output struct {
 	mu      sync.Mutex
 	lines   int
+	shown   int    // bytes that went to the journal
 	last    string // line of its output that is not empty
 	line    string // number of the line of the command that has failed; "" = not known
 	said    string // by itself; "" = nothing so far
@@ -221,6 +222,13 @@ func (s *script) printed(text string) {
 		s.lines++
 		if last := strings.TrimSpace(text); last != "" {
 			s.last = last
+		}
+		// The journal is everybody's: what is new there drives out what is old.
+		if s.shown > maxShown {
+			return
+		}
+		if s.shown += len(text) + 1; s.shown > maxShown {
+			text = fmt.Sprintf("left4: the script has printed more than %d MiB; no more of it is shown", maxShown>>20)
 		}
 		fmt.Fprintln(s.out, text)
 	})
