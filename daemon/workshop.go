@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net/url"
 	"os"
@@ -210,11 +211,47 @@ func (b *workshopBuild) worker(_ context.Context, r *store.Revision) (units.Work
 			return units.Worker{}, err
 		}
 	}
+	if err := b.tidyIncoming(); err != nil {
+		return units.Worker{}, err
+	}
 	b.step(b.job, "asking the workshop")
 	// It looks itself at what it connects to: the resolver, the proxy or the API may lie in a private network.
 	box := units.BoxDownload
 	box.Private = true
 	return units.Worker{Command: []string{b.Worker, "workshop"}, Dir: dir, Stdin: -1, Order: text, Box: box}, nil
+}
+
+// tidyIncoming removes what no download can go on with and the next worker may have no right to remove itself: the last one may have been
+// taken over.
+func (d *Daemon) tidyIncoming() error {
+	fd, err := d.openState(incomingDir)
+	if err != nil {
+		return err
+	}
+	dir := os.NewFile(uintptr(fd), incomingDir)
+	defer dir.Close()
+	if err := unix.Fchmod(fd, 0o755); err != nil {
+		return err
+	}
+	for {
+		names, err := dir.Readdirnames(1000) // it may have left any number
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		for _, name := range names {
+			var st unix.Stat_t
+			err := unix.Fstatat(fd, name, &st, unix.AT_SYMLINK_NOFOLLOW)
+			if err == nil && (st.Mode&(unix.S_IFMT|0o600) != unix.S_IFREG|0o600 || st.Nlink != 1) {
+				err = d.removeBeneath(path.Join(incomingDir, name))
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
 }
 
 // openState opens a directory below the state directory, through no link.
@@ -430,6 +467,11 @@ func (d *Daemon) moveToCache(incoming, cache int, f order.File) error {
 		return fmt.Errorf("%q has %d names", name, st.Nlink)
 	case st.Size != f.Size:
 		return fmt.Errorf("%q has %d bytes, not the %d that the worker told", name, st.Size, f.Size)
+	}
+	// What other overlays count on stays as it is. Of another size it is broken, and the next build would fetch it again.
+	var there unix.Stat_t
+	if unix.Fstatat(cache, name, &there, unix.AT_SYMLINK_NOFOLLOW) == nil && there.Mode&unix.S_IFMT == unix.S_IFREG && there.Size == f.Size {
+		return unix.Unlinkat(incoming, name, 0)
 	}
 	if err := unix.Fchmod(fd, 0o644); err != nil {
 		return err

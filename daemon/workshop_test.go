@@ -382,6 +382,39 @@ func TestWorkerThatLies(t *testing.T) {
 	}
 }
 
+// It changes nothing that others count on, and is in nobody's way when it is gone.
+func TestWorkerThatSpoils(t *testing.T) {
+	ws := newWorkshop(t, "maps", "1")
+	ws.has("1", 10, "a.vpk", "one")
+	ws.build("maps", JobDone)
+
+	ws.workshopOverlay("other", "2")
+	ws.has("2", 20, "b.vpk", "two")
+	ws.spoil = func(dir, name string) {
+		err := errors.Join(os.WriteFile(dir+"/1-10.vpk", []byte("bad"), 0o600), os.MkdirAll(dir+"/shut/in", 0o755), os.Chmod(dir+"/shut", 0), os.Mkdir(dir+"/3-30.vpk.part", 0o755),
+			os.WriteFile(dir+"/4-40.vpk.part", nil, 0), os.WriteFile(dir+"/5-50.vpk.part", []byte("half"), 0o600), unix.Mkfifo(dir+"/pipe", 0o644), os.Symlink("/", dir+"/link"), os.Chmod(dir, 0))
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	ws.build("other", JobDone)
+	ws.workshopOverlay("third", "1")
+	work := ws.units.Work
+	ws.units.Work = func(w units.Worker) units.State {
+		if info, err := os.Stat(w.Dir); err != nil || info.Mode().Perm() != 0o755 {
+			t.Errorf("the next worker has to work in %v, %v", info.Mode(), err)
+		}
+		if got := ws.entries("workshop/incoming"); !slices.Equal(got, []string{"5-50.vpk.part", order.ResultName}) {
+			t.Errorf("the next worker meets %q", got)
+		}
+		return work(w)
+	}
+	ws.spoil = nil
+	if _, got := ws.build("third", JobDone); got != "a.vpk one\nb.vpk two\n" {
+		t.Errorf("another overlay has %q", got)
+	}
+}
+
 // What others wrote is one line for people, whatever it is.
 func TestWhatAuthorsWrite(t *testing.T) {
 	ws := newWorkshop(t, "maps", "1", "2")
