@@ -251,7 +251,8 @@ func (d *Daemon) tidyIncoming(ctx context.Context) error {
 		if err := unix.Fstatat(fd, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 			return err
 		}
-		if st.Mode&(unix.S_IFMT|0o600) == unix.S_IFREG|0o600 && st.Nlink == 1 {
+		// A link takes no rights to remove; the worker tells of it.
+		if st.Mode&unix.S_IFMT == unix.S_IFLNK || st.Mode&(unix.S_IFMT|0o600) == unix.S_IFREG|0o600 && st.Nlink == 1 {
 			continue
 		}
 		if err := d.removeBeneath(path.Join(incomingDir, name)); err != nil {

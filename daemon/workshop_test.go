@@ -404,7 +404,7 @@ func TestWorkerThatSpoils(t *testing.T) {
 		if info, err := os.Stat(w.Dir); err != nil || info.Mode().Perm() != 0o755 {
 			t.Errorf("the next worker has to work in %v, %v", info.Mode(), err)
 		}
-		if got := ws.entries("workshop/incoming"); !slices.Equal(got, []string{"5-50.vpk.part", order.ResultName}) {
+		if got := ws.entries("workshop/incoming"); !slices.Equal(got, []string{"5-50.vpk.part", "link", order.ResultName}) {
 			t.Errorf("the next worker meets %q", got)
 		}
 		return work(w)
