@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"net/url"
 	"os"
@@ -54,6 +53,9 @@ const (
 	// cacheTime is how long what no revision has any more stays: long enough for a rollback of a collection.
 	cacheTime = 7 * 24 * time.Hour
 )
+
+// incomingMost is what earlier builds may have left of downloads: the next one needs room for its own.
+var incomingMost = units.Usage{Files: workshopFiles / 2, Bytes: workshopDisk / 2}
 
 // workshopIDs are the ids that items, which may be addresses, stand for, each once.
 func workshopIDs(items []string) ([]string, error) {
@@ -177,7 +179,7 @@ func missingItems(build store.WorkshopBuild) string {
 }
 
 // worker orders what the overlay names and the cache has not.
-func (b *workshopBuild) worker(_ context.Context, r *store.Revision) (units.Worker, error) {
+func (b *workshopBuild) worker(ctx context.Context, r *store.Revision) (units.Worker, error) {
 	s, err := b.settings()
 	if err != nil {
 		return units.Worker{}, err
@@ -204,16 +206,10 @@ func (b *workshopBuild) worker(_ context.Context, r *store.Revision) (units.Work
 	if err != nil {
 		return units.Worker{}, err
 	}
-	dir := filepath.Join(b.Layout.State, incomingDir)
-	if _, err := os.Lstat(dir); errors.Is(err, os.ErrNotExist) {
-		err = os.MkdirAll(filepath.Dir(dir), 0o700)
-		if err = errors.Join(err, b.giveDir(dir)); err != nil {
-			return units.Worker{}, err
-		}
-	}
-	if err := b.tidyIncoming(); err != nil {
+	if err := b.tidyIncoming(ctx); err != nil {
 		return units.Worker{}, err
 	}
+	dir := filepath.Join(b.Layout.State, incomingDir)
 	b.step(b.job, "asking the workshop")
 	// It looks itself at what it connects to: the resolver, the proxy or the API may lie in a private network.
 	box := units.BoxDownload
@@ -221,37 +217,56 @@ func (b *workshopBuild) worker(_ context.Context, r *store.Revision) (units.Work
 	return units.Worker{Command: []string{b.Worker, "workshop"}, Dir: dir, Stdin: -1, Order: text, Box: box}, nil
 }
 
-// tidyIncoming removes what no download can go on with and the next worker may have no right to remove itself: the last one may have been
-// taken over.
-func (d *Daemon) tidyIncoming() error {
+// tidyIncoming makes the directory of the workers, and removes there what no download can go on with and the next worker may have no right
+// to remove itself, or what would have it ended at once: the last one may have been taken over.
+func (d *Daemon) tidyIncoming(ctx context.Context) error {
 	fd, err := d.openState(incomingDir)
+	if errors.Is(err, unix.ENOENT) {
+		return d.makeIncoming()
+	}
 	if err != nil {
 		return err
 	}
 	dir := os.NewFile(uintptr(fd), incomingDir)
 	defer dir.Close()
+	now, err := units.TreeUsage(ctx, fd, incomingMost)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if err != nil || now.Files > incomingMost.Files || now.Bytes > incomingMost.Bytes {
+		if err := d.removeBeneath(incomingDir); err != nil {
+			return err
+		}
+		return d.makeIncoming()
+	}
 	if err := unix.Fchmod(fd, 0o755); err != nil {
 		return err
 	}
-	for {
-		names, err := dir.Readdirnames(1000) // it may have left any number
-		if err == io.EOF {
-			return nil
-		}
-		if err != nil {
+	names, err := dir.Readdirnames(-1)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		var st unix.Stat_t
+		if err := unix.Fstatat(fd, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 			return err
 		}
-		for _, name := range names {
-			var st unix.Stat_t
-			err := unix.Fstatat(fd, name, &st, unix.AT_SYMLINK_NOFOLLOW)
-			if err == nil && (st.Mode&(unix.S_IFMT|0o600) != unix.S_IFREG|0o600 || st.Nlink != 1) {
-				err = d.removeBeneath(path.Join(incomingDir, name))
-			}
-			if err != nil {
-				return err
-			}
+		// A link takes no rights to remove; the worker tells of it.
+		if st.Mode&unix.S_IFMT == unix.S_IFLNK || st.Mode&(unix.S_IFMT|0o600) == unix.S_IFREG|0o600 && st.Nlink == 1 {
+			continue
+		}
+		if err := d.removeBeneath(path.Join(incomingDir, name)); err != nil {
+			return err
 		}
 	}
+	return nil
+}
+
+func (d *Daemon) makeIncoming() error {
+	if err := os.MkdirAll(filepath.Join(d.Layout.State, cacheDir), 0o700); err != nil {
+		return err
+	}
+	return d.giveDir(filepath.Join(d.Layout.State, incomingDir))
 }
 
 // openState opens a directory below the state directory, through no link.

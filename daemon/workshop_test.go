@@ -404,7 +404,7 @@ func TestWorkerThatSpoils(t *testing.T) {
 		if info, err := os.Stat(w.Dir); err != nil || info.Mode().Perm() != 0o755 {
 			t.Errorf("the next worker has to work in %v, %v", info.Mode(), err)
 		}
-		if got := ws.entries("workshop/incoming"); !slices.Equal(got, []string{"5-50.vpk.part", order.ResultName}) {
+		if got := ws.entries("workshop/incoming"); !slices.Equal(got, []string{"5-50.vpk.part", "link", order.ResultName}) {
 			t.Errorf("the next worker meets %q", got)
 		}
 		return work(w)
@@ -413,6 +413,16 @@ func TestWorkerThatSpoils(t *testing.T) {
 	if _, got := ws.build("third", JobDone); got != "a.vpk one\nb.vpk two\n" {
 		t.Errorf("another overlay has %q", got)
 	}
+	// Nor may so much be left there that the next one has no room for its own.
+	defer func(most units.Usage) { incomingMost = most }(incomingMost)
+	incomingMost = units.Usage{Files: 1, Bytes: 1 << 30}
+	ws.units.Work = func(w units.Worker) units.State {
+		if got := ws.entries("workshop/incoming"); len(got) != 0 {
+			t.Errorf("the next worker meets %q", got)
+		}
+		return work(w)
+	}
+	ws.build("third", JobDone)
 }
 
 // What others wrote is one line for people, whatever it is.

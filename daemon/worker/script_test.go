@@ -135,7 +135,7 @@ func TestScriptSaysWhatItIsAt(t *testing.T) {
 
 // The journal is not only its own.
 func TestScriptThatPrintsWithoutEnd(t *testing.T) {
-	r := runText(t, t.Context(), order.Script{Text: "head -c 40M /dev/zero | tr '\\000' x | fold -w 1000\necho\necho end >&2\nfalse"}, nil)
+	r := runText(t, t.Context(), order.Script{Text: "head -c 40M /dev/zero | tr '\\000' x | fold -w 1000\necho\necho end\nfalse"}, nil)
 	if r.err == nil || !strings.HasSuffix(r.err.Error(), ": end") || len(r.out) > maxShown+1000 || !strings.HasSuffix(r.out, "\nleft4: the script has printed more than 16 MiB; no more of it is shown\n") {
 		t.Errorf("%d bytes, %v", len(r.out), r.err)
 	}

@@ -42,12 +42,12 @@ func bad(format string, args ...any) error {
 func (s *workshop) fetch(ctx context.Context, w want) error {
 	name := w.FileName()
 	if whole, err := s.isThere(w); err != nil || whole {
-		return err
+		return errors.Join(err, s.clear(name, err))
 	}
 	part := name + partSuffix
 	fd, st, err := openRegular(s.dir, part, unix.O_RDWR|unix.O_CREAT, 0o600)
 	if err != nil {
-		return err
+		return errors.Join(err, s.clear(part, err))
 	}
 	defer unix.Close(fd)
 	d := &download{want: w, shop: s, fd: fd, have: st.Size}
@@ -82,6 +82,14 @@ func (s *workshop) fetch(ctx context.Context, w want) error {
 	s.mu.Unlock()
 	fmt.Fprintf(s.log, "fetched %s %q, %d bytes\n", name, w.Title, w.Size)
 	return nil
+}
+
+// clear removes what was in the way of a file, so that it is only once: err is why it was refused.
+func (s *workshop) clear(name string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return units.RemoveTree(s.dir, name)
 }
 
 // openRegular opens a file that nobody can have made to lead elsewhere.

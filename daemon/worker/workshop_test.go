@@ -606,6 +606,10 @@ func TestPlantedFiles(t *testing.T) {
 				if _, err := os.Lstat(outside + "2"); err == nil {
 					t.Error("a file was made outside")
 				}
+				// It was told, and is in nobody's way any more.
+				if got := missing(f.must(t)); len(got) != 0 {
+					t.Errorf("the next time %q is missing", got)
+				}
 			})
 		}
 	}

@@ -75,9 +75,9 @@ type Item struct {
 
 // WorkshopResult is the content of ResultName: every item once, in the order in which they were found.
 type WorkshopResult struct {
-	Items []Item
+	Items list[Item]
 	// Collections are the ids of all that is a collection, those that the order has too.
-	Collections []string
+	Collections list[string]
 	// Requests and Fetched are how many times the API was asked and how many files were downloaded.
 	Requests, Fetched int
 }
@@ -127,9 +127,11 @@ const listMax = 20_000
 
 func (l *list[T]) UnmarshalJSON(text []byte) error {
 	d := json.NewDecoder(bytes.NewReader(text))
+	d.DisallowUnknownFields()
 	if begin, err := d.Token(); err != nil || begin != json.Delim('[') {
 		return err // null is an empty one
 	}
+	*l = nil
 	for d.More() && len(*l) < listMax {
 		var element T
 		if err := d.Decode(&element); err != nil {

@@ -54,4 +54,12 @@ func TestListsAreBounded(t *testing.T) {
 	if err := json.Unmarshal([]byte(text), &r); err != nil || len(r.Maps) != listMax || len(r.Unread) != 0 || !r.More {
 		t.Errorf("%d maps, %d unread, more %v, %v", len(r.Maps), len(r.Unread), r.More, err)
 	}
+	text = `{"Items": [` + strings.Repeat("{},", 2*listMax) + `{}], "Collections": [` + strings.Repeat(`"",`, 2*listMax) + `""]}`
+	var w WorkshopResult
+	if err := Read(strings.NewReader(text), &w); err != nil || len(w.Items) != listMax || len(w.Collections) != listMax {
+		t.Errorf("%d items, %d collections, %v", len(w.Items), len(w.Collections), err)
+	}
+	if err := Read(strings.NewReader(`{"Items": [{"Other": 1}]}`), &w); err == nil {
+		t.Error("what is not known is read")
+	}
 }
