@@ -81,16 +81,23 @@ const (
 	workerStopTimeout = 10 * time.Second
 )
 
-// privateNetworks are all addresses that are not of the internet: RFC 6890 and the registries of IANA that follow it, and those of IPv6 in
-// which a gateway finds one of IPv4 (RFC 6052, 8215, 3056, 4380). Nothing is allowed beside them: on systemd 257 an
-// IPAddressAllow=any would beat every one of them.
+// privateNetworks are all addresses that are not of the internet, or may lead elsewhere: RFC 6890 and the registries of IANA that follow it
+// (https://www.iana.org/assignments/iana-ipv4-special-registry, iana-ipv6-special-registry), and those of IPv6 in which a gateway finds
+// one of IPv4 (RFC 6052, 8215, 3056, 4380). Those for documentation are nobody's, and left out. Nothing is allowed beside them: on
+// systemd 257 an IPAddressAllow=any would beat every one of them.
 var privateNetworks = append([]string{
-	"::/96", "64:ff9b:1::/48", "2001::/32", "2002::/16", "fc00::/7", "fe80::/10", "fec0::/10", "ff00::/8",
+	"::/96", "64:ff9b:1::/48", "100::/64", "2001::/23", "2002::/16", "5f00::/16", "fc00::/7", "fe80::/10", "fec0::/10", "ff00::/8",
 }, slices.Concat(privateIPv4, translated(privateIPv4))...)
 
 var privateIPv4 = []string{
-	"0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24", "192.168.0.0/16",
+	"0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24", "192.88.99.0/24", "192.168.0.0/16",
 	"198.18.0.0/15", "224.0.0.0/4", "240.0.0.0/4",
+}
+
+// IsPublic tells whether an address is one of the internet, which a worker with Network and without Private may reach.
+func IsPublic(a netip.Addr) bool {
+	a = a.Unmap().WithZone("")
+	return a.IsValid() && !slices.ContainsFunc(privateNetworks, func(text string) bool { return netip.MustParsePrefix(text).Contains(a) })
 }
 
 // translated are the prefixes as NAT64 writes them.

@@ -200,7 +200,7 @@ func (in *installer) bySteamCMD() (outcome, error) {
 			return in.upToDate(), nil
 		}
 	}
-	before, _ := readManifest(in.dir)
+	before, _ := readManifest(in.dir) // one that cannot be read is as good as none
 	// An update that was interrupted is still that of a game for Linux. What it has left is looked at.
 	windows := !isBuild(before.build) || !in.isWhole()
 	validate := in.Validate || windows || !before.installed()

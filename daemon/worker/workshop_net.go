@@ -17,6 +17,7 @@ import (
 	"github.com/cenkalti/backoff/v5"
 
 	"left4.me/left4/daemon/worker/order"
+	"left4.me/left4/units"
 )
 
 // clients reach the API and what files lie on. A file may lie anywhere, so the machine's own network is closed: who writes
@@ -104,7 +105,7 @@ func (d dialer) checkURL(u *url.URL) error {
 func (d dialer) trusts(host string) bool { return d.private || d.trusted[strings.ToLower(host)] }
 
 func (dialer) checkAddr(to netip.Addr) error {
-	if !isPublic(to) {
+	if !units.IsPublic(to) {
 		return fmt.Errorf("%s is no address of the internet, which is %w", to, errRefused)
 	}
 	return nil
@@ -138,40 +139,6 @@ func (d dialer) dial(ctx context.Context, network, address string) (net.Conn, er
 		}
 	}
 	return dial.DialContext(ctx, network, address)
-}
-
-// reserved are the addresses that package netip takes for global ones and that lie, or may lead, into somebody's own network:
-// https://www.iana.org/assignments/iana-ipv4-special-registry, https://www.iana.org/assignments/iana-ipv6-special-registry
-var reserved = prefixes(
-	"0.0.0.0/8", "100.64.0.0/10", "192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "240.0.0.0/4",
-	"::/96", "::ffff:0:0:0/96", "64:ff9b:1::/48", "100::/64", "2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20", "5f00::/16", "fec0::/10",
-)
-
-func prefixes(texts ...string) []netip.Prefix {
-	var all []netip.Prefix
-	for _, text := range texts {
-		all = append(all, netip.MustParsePrefix(text))
-	}
-	return all
-}
-
-var nat64 = netip.MustParsePrefix("64:ff9b::/96") // RFC 6052: its last four bytes are an address of IPv4
-
-func isPublic(a netip.Addr) bool {
-	a = a.Unmap().WithZone("")
-	if nat64.Contains(a) {
-		b := a.As16()
-		a = netip.AddrFrom4([4]byte(b[12:]))
-	}
-	if !a.IsGlobalUnicast() || a.IsPrivate() {
-		return false
-	}
-	for _, p := range reserved {
-		if p.Contains(a) {
-			return false
-		}
-	}
-	return true
 }
 
 // netError is an error of the network in fewer words, and final where no further try helps.
