@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -360,7 +361,46 @@ func (d *Daemon) endMaking(r store.Revision, m maker, failed error) error {
 }
 
 func (d *Daemon) endWorker(ctx context.Context, job uint32) error {
-	return errors.Join(d.Units.Stop(ctx, units.BuildUnit(job)), d.Units.ResetFailed(ctx, units.BuildUnit(job)))
+	unit := units.BuildUnit(job)
+	return errors.Join(d.stopWorker(ctx, unit), d.Units.ResetFailed(ctx, unit))
+}
+
+func (d *Daemon) stopWorker(ctx context.Context, unit string) error {
+	err := d.Units.Stop(ctx, unit)
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	// systemd stops no unit that is frozen; but its processes can be killed.
+	if killed := d.Units.Kill(ctx, unit, int32(unix.SIGKILL)); killed != nil {
+		return errors.Join(err, killed)
+	}
+	err = d.Units.WaitInactive(ctx, unit)
+	var down *units.JobError
+	if errors.As(err, &down) {
+		return nil // it failed, as what is killed does
+	}
+	return err
+}
+
+// stopStrayWorkers stops those that no job is waiting for any more: they could still write where the next one works.
+func (d *Daemon) stopStrayWorkers(ctx context.Context) error {
+	running, err := d.Units.Running(ctx, units.BuildUnits)
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	for _, j := range d.jobs {
+		if !j.over {
+			running = slices.DeleteFunc(running, func(unit string) bool { return unit == j.worker })
+		}
+	}
+	d.mu.Unlock()
+	for _, unit := range running {
+		if err := d.stopWorker(ctx, unit); err != nil {
+			return fmt.Errorf("%s of an earlier job cannot be stopped: %w", unit, err)
+		}
+	}
+	return nil
 }
 
 func (d *Daemon) removeStaging(r store.Revision) (err error) {

@@ -316,6 +316,9 @@ func (d *Daemon) installPath(element string) string {
 }
 
 func (d *Daemon) installWorker(ctx context.Context, j *job, r *store.Revision) (units.Worker, error) {
+	if err := d.stopStrayWorkers(ctx); err != nil {
+		return units.Worker{}, err
+	}
 	what := order.Install{Build: d.build(), Validate: j.Parameters.V.Mode == ModeValidate}
 	w, err := d.steamWorker(what)
 	if err != nil {

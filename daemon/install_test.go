@@ -451,3 +451,22 @@ func TestWhatASpoiledInstallationHasLeftGoes(t *testing.T) {
 		t.Error("validate has used it")
 	}
 }
+
+// A worker that systemd does not stop is killed; and while one lives nobody else works where it does.
+func TestAWorkerThatCannotBeStopped(t *testing.T) {
+	s := newSteam(t, newWorld(t))
+	s.update(map[string]string{"left4dead2/b": "2"})
+	const frozen = "left4-build-777.service"
+	s.units.Set(frozen, units.State{Active: "active", Sub: "running"})
+	s.units.Fail["stop "+frozen] = errors.New("frozen")
+	s.units.Fail["kill-9 "+frozen] = errors.New("not permitted")
+	s.build++
+	if j := s.install(ModeUpdate, JobFailed); !strings.Contains(j.Cause, frozen+" of an earlier job cannot be stopped") {
+		t.Errorf("%q", j.Cause)
+	}
+	delete(s.units.Fail, "stop "+frozen)
+	s.install(ModeUpdate, JobDone)
+	if running, _ := s.units.Running(t.Context(), units.BuildUnits); len(running) > 0 {
+		t.Errorf("%q run", running)
+	}
+}

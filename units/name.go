@@ -43,6 +43,9 @@ func BuildUnit(job uint32) string {
 	return buildPrefix + strconv.FormatUint(uint64(job), 10) + serviceSuffix
 }
 
+// BuildUnits is the pattern of their names.
+const BuildUnits = buildPrefix + "*" + serviceSuffix
+
 // ServerUnit is the unit that runs the instance's game server.
 func ServerUnit(name string) string { return serverPrefix + name + serviceSuffix }
 

@@ -21,50 +21,46 @@ func TestTheUnitsOfAnUpdateAreMeddledWith(t *testing.T) {
 		build := 1
 		for _, c := range []struct {
 			name   string
-			before []string // before the update
+			before []string // systemctl, before the update
 			do     []string // while it downloads
 			after  []string
+			end    string // as the job does; canceled = it is canceled then
 			cause  string
 		}{
-			{"stop of the worker", nil, []string{"stop", worker}, nil, ""},
-			{"SIGTERM to the worker", nil, []string{"kill", worker}, nil, ""},
-			{"SIGKILL to all of the worker", nil, []string{"kill", "--signal=KILL", worker}, nil, "killed by SIGKILL"},
-			{"stop of the files", nil, []string{"stop", files}, nil, ""},
-			{"restart of the files", nil, []string{"restart", files}, nil, ""},
-			{"SIGKILL to the files", nil, []string{"kill", "--signal=KILL", files}, nil, "-"},
-			{"stop of the slice", nil, []string{"stop", "left4-build.slice"}, nil, ""},
-			{"freeze and stop", nil, []string{"freeze", worker}, nil, "frozen"},
-			{"masked files", []string{"mask", "--runtime", files}, nil, []string{"unmask", "--runtime", files}, "masked"},
-			{"masked worker", nil, []string{"mask", "--runtime", "left4-build-.service"}, []string{"unmask", "--runtime", "left4-build-.service"}, "-"},
-			{"daemon-reexec", nil, []string{"daemon-reexec"}, nil, "-"},
-			{"files mounted before", []string{"start", files}, nil, nil, "-"},
+			{"stop of the worker", nil, []string{"stop", worker}, nil, "failed", "it was stopped"},
+			{"SIGTERM to the worker", nil, []string{"kill", worker}, nil, "failed", "it was stopped"},
+			{"SIGKILL to all of the worker", nil, []string{"kill", "--signal=KILL", worker}, nil, "failed", "killed by SIGKILL"},
+			{"stop of the files", nil, []string{"stop", files}, nil, "failed", "it was stopped"},
+			{"restart of the files", nil, []string{"restart", files}, nil, "failed", "it was stopped"},
+			{"SIGKILL to the files", nil, []string{"kill", "--signal=KILL", files}, nil, "done", ""},
+			{"stop of the slice", nil, []string{"stop", "left4-build.slice"}, nil, "failed", "it was stopped"},
+			{"a frozen worker", nil, []string{"freeze", worker}, nil, "canceled", "canceled by root"},
+			{"masked files", []string{"mask", "--runtime", files}, nil, []string{"unmask", "--runtime", files}, "failed", "the unit is masked"},
+			{"a new systemd", nil, []string{"daemon-reexec"}, nil, "done", ""},
+			{"files mounted before", []string{"start", files}, nil, nil, "done", ""},
 		} {
 			build++
-			var faults []steam.Fault
-			if c.cause != "-" {
-				faults = []steam.Fault{{On: "steamcmd", Only: "+app_update", Kind: "hang", At: 50}}
-			} else {
-				faults = []steam.Fault{{On: "depot", Kind: "slow", Bytes: 64 << 10}}
+			fault := steam.Fault{On: "steamcmd", Only: "+app_update", Kind: "hang", At: 50}
+			if c.end == "done" {
+				fault = steam.Fault{On: "depot", Kind: "slow", Bytes: 64 << 10}
 			}
-			s.release(t, build, faults...)
+			s.release(t, build, fault)
 			if c.before != nil {
-				t.Logf("%s: %v", c.name, p.Try(append([]string{"systemctl"}, c.before...)...))
+				p.Try(append([]string{"systemctl"}, c.before...)...)
 			}
 			job := p.installs("update")
 			if c.do != nil {
 				p.waitStatus(job, "files for Linux: downloading")
-				t.Logf("%s: %v", c.name, p.Try(append([]string{"systemctl"}, c.do...)...))
+				p.Try(append([]string{"systemctl"}, c.do...)...)
 			}
-			if c.cause == "frozen" {
+			if c.end == "canceled" {
 				p.ctl("job", "cancel", string(job[strings.LastIndexByte(string(job), '/')+1:]))
 			}
-			end := ends.ended(t, job)
-			t.Logf("%s: %s: %s", c.name, end, p.job(job, "Cause"))
-			if c.after != nil {
-				p.Try(append([]string{"systemctl"}, c.after...)...)
+			if end, cause := ends.ended(t, job), p.job(job, "Cause"); end != c.end || !strings.Contains(cause, c.cause) {
+				t.Errorf("%s: it is %s: %s", c.name, end, cause)
 			}
-			if c.cause == "-" && end != "done" {
-				t.Errorf("%s: it is %s", c.name, end)
+			if c.after != nil {
+				p.Run(t, append([]string{"systemctl"}, c.after...)...)
 			}
 			p.noWorker(t, c.name)
 			a.untouched(t, c.name, "a")
@@ -82,19 +78,20 @@ func TestTheUnitsOfAnUpdateAreMeddledWith(t *testing.T) {
 			var job dbus.ObjectPath
 			if err := p.Bus(t).Object(service, "/me/left4").Call(managerI+".InstallGame", 0, o).Store(&job); err == nil {
 				t.Errorf("%v is taken", o)
-			} else {
-				t.Logf("%v: %v", o, err)
 			}
 		}
 		for _, us := range []uint64{1, 1000, 50_000, 500_000} {
 			var job dbus.ObjectPath
 			build++
-			s.release(t, build)
+			s.release(t, build, steam.Fault{On: "steamcmd", Only: "+app_update", Kind: "hang", At: 50})
 			if err := p.Bus(t).Object(service, "/me/left4").Call(managerI+".InstallGame", 0, map[string]dbus.Variant{"timeout": dbus.MakeVariant(us)}).Store(&job); err != nil {
 				t.Fatal(err)
 			}
-			t.Logf("%d: %s %s", us, ends.ended(t, job), p.job(job, "Cause"))
+			if end := ends.ended(t, job); end != "timeout" {
+				t.Errorf("with %d µs it is %s", us, end)
+			}
 			p.noWorker(t, "a short time")
 		}
+		a.untouched(t, "short times", "a")
 	})
 }
