@@ -388,7 +388,16 @@ func (d *Daemon) unmountInstall(ctx context.Context) error {
 	if err := d.Units.Stop(ctx, unit); err != nil {
 		return err
 	}
-	return d.Units.WaitInactive(ctx, unit)
+	err := d.Units.WaitInactive(ctx, unit)
+	var failed *units.JobError
+	if errors.As(err, &failed) {
+		// That may be of the last one, a mount that failed: where nothing is mounted it is in nobody's way.
+		if _, mounted, look := d.Layout.Mounted(units.GameMount); look != nil || mounted {
+			return errors.Join(err, look)
+		}
+		return d.Units.ResetFailed(ctx, unit)
+	}
+	return err
 }
 
 func (d *Daemon) removeInstall() error {

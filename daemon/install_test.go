@@ -470,3 +470,22 @@ func TestAWorkerThatCannotBeStopped(t *testing.T) {
 		t.Errorf("%q run", running)
 	}
 }
+
+// A mount that fails, as on a full disk, fails that installation and no other.
+func TestAFailedMountIsForgotten(t *testing.T) {
+	s := newSteam(t, newWorld(t))
+	s.files = map[string]string{"left4dead2/b": "2"}
+	unit := units.OverlayUnit(units.GameMount)
+	s.units.Set(unit, units.State{Active: "failed", StatusText: "cannot mount _game: no space left on device"})
+	s.units.Stopped = func(name string) units.State {
+		st, _ := s.units.State(t.Context(), name)
+		if name == unit && st.Active == "failed" {
+			return st // systemd keeps it
+		}
+		return units.State{Active: "inactive"}
+	}
+	s.install(ModeInstall, JobDone)
+	if now, _, _ := s.Game(); now.ID != 2 || s.exists("state/runtime/_game") {
+		t.Errorf("%+v", now)
+	}
+}

@@ -137,7 +137,12 @@ func (f *Units) Loaded(ctx context.Context, unit string) (bool, error) {
 
 func (f *Units) Reload(ctx context.Context) error { return f.call(ctx, "reload", "") }
 
-func (f *Units) WaitInactive(ctx context.Context, unit string) error { return nil }
+func (f *Units) WaitInactive(ctx context.Context, unit string) error {
+	if s, _ := f.State(ctx, unit); s.Active == "failed" {
+		return &units.JobError{Unit: unit, Verb: "stop", Result: "failed", State: s}
+	}
+	return nil
+}
 
 func (f *Units) SetLimits(ctx context.Context, unit string, l units.Limits) error {
 	return f.call(ctx, "set-limits", unit)
