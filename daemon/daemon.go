@@ -112,14 +112,16 @@ type Daemon struct {
 	starts     chan struct{}               // servers that are being started
 	startTurn  time.Duration
 	guardEvery time.Duration
-	jobs       map[uint32]*job
-	queues     map[string][]*job // by target; the first one runs
-	finished   []uint32          // jobs that still have an object, oldest first
-	unstored   []store.Job       // ended, but the database did not take it
-	closing    bool
-	running    sync.WaitGroup
-	ctx        context.Context
-	cancel     context.CancelCauseFunc
+	// incomingMost is what earlier workshop builds may have left of downloads: the next one needs room for its own.
+	incomingMost units.Usage
+	jobs         map[uint32]*job
+	queues       map[string][]*job // by target; the first one runs
+	finished     []uint32          // jobs that still have an object, oldest first
+	unstored     []store.Job       // ended, but the database did not take it
+	closing      bool
+	running      sync.WaitGroup
+	ctx          context.Context
+	cancel       context.CancelCauseFunc
 }
 
 // instance is the view of one instance.
@@ -173,7 +175,8 @@ func New(o Options) (*Daemon, error) {
 		instances: map[string]*instance{}, jobs: map[uint32]*job{}, queues: map[string][]*job{},
 		blueprints: map[string]store.Blueprint{}, overlays: map[string]*overlay{}, revisions: map[uint32][]store.Revision{},
 		merging: map[string]bool{}, starts: make(chan struct{}, maxStarts), startTurn: startTurn, guardEvery: guardEvery,
-		cache: make(chan struct{}, 1), cacheTime: cacheTime,
+		incomingMost: units.Usage{Files: workshopFiles / 2, Bytes: workshopDisk / 2},
+		cache:        make(chan struct{}, 1), cacheTime: cacheTime,
 	}
 	if err := d.readLayers(); err != nil {
 		return nil, err

@@ -54,9 +54,6 @@ const (
 	cacheTime = 7 * 24 * time.Hour
 )
 
-// incomingMost is what earlier builds may have left of downloads: the next one needs room for its own.
-var incomingMost = units.Usage{Files: workshopFiles / 2, Bytes: workshopDisk / 2}
-
 // workshopIDs are the ids that items, which may be addresses, stand for, each once.
 func workshopIDs(items []string) ([]string, error) {
 	if len(items) > maxItems {
@@ -229,11 +226,11 @@ func (d *Daemon) tidyIncoming(ctx context.Context) error {
 	}
 	dir := os.NewFile(uintptr(fd), incomingDir)
 	defer dir.Close()
-	now, err := units.TreeUsage(ctx, fd, incomingMost)
+	now, err := units.TreeUsage(ctx, fd, d.incomingMost)
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	if err != nil || now.Files > incomingMost.Files || now.Bytes > incomingMost.Bytes {
+	if err != nil || now.Files > d.incomingMost.Files || now.Bytes > d.incomingMost.Bytes {
 		if err := d.removeBeneath(incomingDir); err != nil {
 			return err
 		}

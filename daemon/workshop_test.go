@@ -414,8 +414,7 @@ func TestWorkerThatSpoils(t *testing.T) {
 		t.Errorf("another overlay has %q", got)
 	}
 	// Nor may so much be left there that the next one has no room for its own.
-	defer func(most units.Usage) { incomingMost = most }(incomingMost)
-	incomingMost = units.Usage{Files: 1, Bytes: 1 << 30}
+	ws.incomingMost = units.Usage{Files: 1, Bytes: 1 << 30}
 	ws.units.Work = func(w units.Worker) units.State {
 		if got := ws.entries("workshop/incoming"); len(got) != 0 {
 			t.Errorf("the next worker meets %q", got)

@@ -63,7 +63,8 @@ func TestBuilderFromAnEmptyHost(t *testing.T) {
 			return out
 		}
 		step("game install", true, "game install")
-		step("a SourceMod layer", true, "overlay create sourcemod", "overlay import sourcemod /srv/sourcemod.tar.gz --into left4dead2")
+		// A machine that has nothing else to do unpacks it in less time than lies between two words about it.
+		step("a SourceMod layer", false, "overlay create sourcemod", "overlay import sourcemod /srv/sourcemod.tar.gz --into left4dead2")
 		out := step("a collection of 30 maps, 2 of them broken", true,
 			"overlay create maps --type workshop --item 'https://steamcommunity.com/sharedfiles/filedetails/?id=2001'", "overlay build maps")
 		for _, broken := range []string{"1011", "1021"} {
