@@ -79,6 +79,8 @@ const (
 	workerTasksMax = 64
 	// workerStopTimeout is what a worker that was told to stop gets before it is killed.
 	workerStopTimeout = 10 * time.Second
+	// startCallTimeout is what PID 1 gets to answer that a worker is to start; mostly it takes some milliseconds.
+	startCallTimeout = 25 * time.Second
 )
 
 // privateNetworks are all addresses that are not of the internet, or may lead elsewhere: RFC 6890 and the registries of IANA that follow it
@@ -151,7 +153,14 @@ func (s *Systemd) startWorker(ctx context.Context, w Worker) error {
 	job := s.expect(w.Unit)
 	var path dbus.ObjectPath
 	defer s.mayHaveChanged(w.Unit)
-	if err := s.callWithFDs(ctx, []int{stdin}, &path, "StartTransientUnit", w.Unit, "fail", w.properties(), []auxUnit{}); err != nil {
+	if err := ctx.Err(); err != nil {
+		s.forget(job)
+		return err
+	}
+	// Its answer is waited for in any case: as long as the call is under way nobody can stop what it starts.
+	call, done := context.WithTimeout(context.WithoutCancel(ctx), startCallTimeout)
+	defer done()
+	if err := s.callWithFDs(call, []int{stdin}, &path, "StartTransientUnit", w.Unit, "fail", w.properties(), []auxUnit{}); err != nil {
 		s.forget(job)
 		return busError(err)
 	}

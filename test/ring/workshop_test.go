@@ -225,15 +225,13 @@ func TestWorkshopRefusesByName(t *testing.T) {
 			"9":  {fault: &steam.Fault{On: "file", Only: "9", Kind: "redirect", Text: "http://[::1]:22/"}, want: "::1 is no address of the internet, which is not allowed"},
 			"10": {item: steam.Item{FileSize: json.RawMessage(`"9000000000"`)}, want: "its file has 9000000000 bytes, more than 4294967296"},
 			"11": {item: steam.Item{Content: []byte("\x7fELF this is no add-on")}, want: `its file is no VPK: it begins with "\x7fELF"`},
-			"12": {item: steam.Item{Filename: "addons/x.so"}, want: `its file name "addons/x.so" is not allowed: it does not end in .vpk`},
+			"12": {item: steam.Item{}, want: `"12-1700000000.vpk": a link is in the way`},
+			"13": {item: steam.Item{}, want: `"13-1700000000.vpk.part": a link is in the way`},
+			"14": {item: steam.Item{Filename: "addons/x.so"}, want: `its file name "addons/x.so" is not allowed: it does not end in .vpk`},
 		}
-		// Of 1001 and 1002 there is a link in the way, as a worker that was taken over would leave it.
-		args := []string{"overlay", "create", "maps", "items=1000", "items=1001", "items=1002"}
+		args := []string{"overlay", "create", "maps", "items=1000"}
 		s.Set(t, func(w *steam.World) {
-			w.Items = map[string]steam.Item{}
-			for n, title := range []string{"good", "whole", "half"} {
-				w.Items[strconv.Itoa(1000+n)] = steam.Item{Title: title, Updated: 1700000000}
-			}
+			w.Items = map[string]steam.Item{"1000": {Title: "good", Updated: 1700000000}}
 			for id, c := range hostile {
 				c.item.Title, c.item.Updated = "item "+id, 1700000000
 				w.Items[id] = c.item
@@ -244,7 +242,7 @@ func TestWorkshopRefusesByName(t *testing.T) {
 			}
 		})
 		p.Run(t, "sh", "-ec", `echo 127.0.0.1 inside.example >> /etc/hosts; echo secret > /root/victim; chown left4: /root/victim; cd /var/lib/left4/workshop/incoming
-			ln -s /root/victim 1001-1700000000.vpk; ln -s /root/victim 1002-1700000000.vpk.part; chown -h left4: *`)
+			ln -s /root/victim 12-1700000000.vpk; ln -s /root/victim 13-1700000000.vpk.part; chown -h left4: *`)
 		outside := func() string { return p.Run(t, "find", "/etc", "/root", "/usr", "-newer", "/root/begun", "-type", "f") }
 		p.Run(t, "touch", "/root/begun")
 		p.ctl(args...)
@@ -260,7 +258,7 @@ func TestWorkshopRefusesByName(t *testing.T) {
 		}
 		report.Add(t, report.Row{Table: "builders", Suite: p.Suite, Name: "workshop: hostile items", Goal: "all refused by name, the good one is there", Met: refused == len(hostile) && items["1000"].State == "present",
 			Figures: []report.Figure{report.Count("items", len(hostile)), report.Count("refused", refused)}})
-		if got := p.addons("maps"); len(got) != 3 || got["good.vpk"] == "" || got["whole.vpk"] == "" || got["half.vpk"] == "" {
+		if got := p.addons("maps"); len(got) != 1 || got["good.vpk"] == "" {
 			t.Errorf("the overlay has %v", got)
 		}
 		// What lies in answers about lengths neither is taken from the server nor takes room.
