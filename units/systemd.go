@@ -403,7 +403,9 @@ func (s *Systemd) do(ctx context.Context, path dbus.ObjectPath, method string, a
 				return &dbus.Call{Err: err}
 			}
 		default:
-			if call.Err != nil && s.conn.Context().Err() != nil {
+			// The writer may see it before the reader has ended the connection.
+			var socket *net.OpError
+			if call.Err != nil && (s.conn.Context().Err() != nil || errors.As(call.Err, &socket)) {
 				call.Err = ErrLost
 			}
 			return call
